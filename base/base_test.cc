@@ -1,0 +1,79 @@
+#include <string>
+
+#include "base/clock.h"
+#include "base/crc32c.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "base/sha256.h"
+#include "base/status_matchers.h"
+#include "gtest/gtest.h"
+
+namespace nibble {
+namespace {
+
+// RFC 3720, appendix B.4.
+TEST(Crc32cTest, KnownAnswers) {
+  EXPECT_EQ(Crc32c(std::string(32, '\0')), 0x8a9136aau);
+  EXPECT_EQ(Crc32c(std::string(32, '\xff')), 0x62a8ab43u);
+  EXPECT_EQ(Crc32c("123456789"), 0xe3069283u);
+}
+
+TEST(Crc32cTest, ContinuesOverPieces) {
+  EXPECT_EQ(Crc32c("456789", Crc32c("123")), Crc32c("123456789"));
+}
+
+// FIPS 180-2, appendix B.1.
+TEST(Sha256Test, KnownAnswer) {
+  EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(FilesTest, ReplacesAndReads) {
+  ASSERT_OK_AND_ASSIGN(auto dir, TemporaryDirectory::Make());
+  const std::string path = JoinPath(dir.path(), "f");
+  ASSERT_THAT(ReplaceFileDurably(path, "one"), IsOk());
+  ASSERT_THAT(ReplaceFileDurably(path, "two"), IsOk());
+  ASSERT_OK_AND_ASSIGN(const std::string contents, ReadFile(path, 3));
+  EXPECT_EQ(contents, "two");
+  EXPECT_THAT(ReadFile(path, 2), StatusIs(absl::StatusCode::kResourceExhausted));
+  ASSERT_OK_AND_ASSIGN(const auto names, ListDirectory(dir.path()));
+  EXPECT_THAT(names, testing::ElementsAre("f"));
+  ASSERT_OK_AND_ASSIGN(const auto map, MappedFile::Open(path));
+  EXPECT_EQ(map.contents(), "two");
+}
+
+TEST(FilesTest, ErrorsNameThePath) {
+  EXPECT_THAT(ReadFile("/nonexistent/x", 1),
+              StatusIs(absl::StatusCode::kNotFound, testing::HasSubstr("/nonexistent/x")));
+  EXPECT_THAT(MappedFile::Open("/"), StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST(FilesTest, JoinPath) {
+  EXPECT_EQ(JoinPath("a", "b"), "a/b");
+  EXPECT_EQ(JoinPath("a/", "b"), "a/b");
+  EXPECT_EQ(JoinPath("a", "/b"), "/b");
+}
+
+TEST(LogTest, EscapesWhatATerminalWouldObey) {
+  EXPECT_EQ(EscapeControlCharacters("a\x1b[2Jb\n"), "a\\x1b[2Jb\\x0a");
+  EXPECT_EQ(EscapeControlCharacters("\xc2\x9b"), "\\xc2\\x9b");
+  EXPECT_EQ(EscapeControlCharacters("gr\xc3\xbc\xc3\x9f"), "gr\xc3\xbc\xc3\x9f");
+}
+
+TEST(ClockTest, WallJumpsLeaveTheMonotonicClockAlone) {
+  FakeClock clock;
+  const int64_t before = clock.MonotonicNanos();
+  clock.JumpWallMicros(-1'000'000);
+  EXPECT_EQ(clock.MonotonicNanos(), before);
+  clock.AdvanceNanos(5000);
+  EXPECT_EQ(clock.MonotonicNanos(), before + 5000);
+}
+
+TEST(RandomTest, IdsHaveAFixedForm) {
+  const std::string id = MakeId("j-", SystemRandom());
+  EXPECT_EQ(id.size(), 18u);
+  EXPECT_NE(id, MakeId("j-", SystemRandom()));
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,44 @@
+// Checks a JobSpec completely and fills in what it leaves open: the one place that knows defaults,
+// presets and limits. Used by the daemon on submission, by `nibble validate`, and by a trainer that
+// runs alone, so all three agree.
+#ifndef PROTO_SPEC_JOB_RESOLUTION_H_
+#define PROTO_SPEC_JOB_RESOLUTION_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nibble/v1/job.pb.h"
+#include "nibble/v1/precision.pb.h"
+#include "proto/spec/field_error.h"
+
+namespace nibble::spec {
+
+struct ResolvedJob {
+  v1::JobSpec spec;                   // every field present; model.preset kept as written
+  v1::ResolvedPrecision precision;    // one row a linear layer
+  int64_t parameters = 0;             // trainable
+  int64_t total_steps = 0;
+  int64_t tokens_per_step = 0;
+  double flops_per_token = 0;         // forward and backward
+  std::vector<std::string> warnings;  // e.g. a layer that falls back to BF16
+};
+
+// INVALID_ARGUMENT with every wrong field in the message, and in *errors (may be null). Never
+// trusts the message: enums, strings, sizes and products (checked multiplication) are all examined,
+// and fields unknown to this version are refused.
+absl::StatusOr<ResolvedJob> ResolveJob(const v1::JobSpec& spec, std::vector<FieldError>* errors);
+
+struct ModelPreset {
+  std::string name;
+  std::string description;
+  v1::ModelSpec model;
+};
+
+// In the order in which they should be shown.
+const std::vector<ModelPreset>& ModelPresets();
+
+}  // namespace nibble::spec
+
+#endif  // PROTO_SPEC_JOB_RESOLUTION_H_

@@ -1,0 +1,70 @@
+// A whole training run: load or initialise, train, validate, checkpoint, finish. Knows no protobuf
+// and no gRPC; who listens is a TrainingObserver.
+#ifndef WORKER_TRAINER_TRAINING_RUN_H_
+#define WORKER_TRAINER_TRAINING_RUN_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/trainer/training_config.h"
+
+namespace nibble::trainer {
+
+struct StepReport {
+  int64_t step = 0;    // 1-based: updates done
+  int64_t tokens = 0;  // trained so far
+  double loss = 0;     // nats per token, mean over the step
+  double learning_rate = 0;
+  double grad_norm = 0;  // before clipping
+  double step_seconds = 0;
+  bool has_validation = false;  // a validation was made after this step
+  double validation_loss = 0;
+  double validation_bits_per_byte = 0;
+};
+
+struct CheckpointReport {
+  int64_t step = 0;
+  std::string path;             // absolute directory, already renamed into place
+  std::string manifest_digest;  // SHA-256 of manifest.json, hex
+  int64_t size_bytes = 0;
+};
+
+struct RunResult {
+  bool paused = false;  // ended early on request, after a committed checkpoint
+  int64_t steps = 0;
+  int64_t tokens = 0;
+  double train_loss = 0;  // mean over the last 5 % of the steps, at least one
+  bool has_validation = false;
+  double validation_loss = 0;
+  double validation_bits_per_byte = 0;
+  double tokens_per_second = 0;  // over the steps of this process, validation left out
+  std::string digest;            // SHA-256 over weights and optimiser state, hex
+};
+
+// Hears of a run and steers it. All calls come from the thread of RunTraining. An error status ends
+// the run with that status.
+class TrainingObserver {
+ public:
+  virtual ~TrainingObserver() = default;
+  // State is loaded; training goes on after `step`.
+  virtual absl::Status OnStarted(int64_t step) = 0;
+  virtual absl::Status OnStep(const StepReport& report) = 0;
+  // A checkpoint is in place but not yet committed. `must_commit`: the run is about to end (last
+  // step or pause), so return only when it is committed.
+  virtual absl::Status OnCheckpoint(const CheckpointReport& report, bool must_commit) = 0;
+  // Asked once after every step.
+  virtual bool PauseRequested() = 0;
+};
+
+// Runs from config.resume_from (or step 0) to config.steps. Deterministic: the same config gives
+// the same digest, whatever config.threads is and wherever it was stopped and resumed.
+// Errors: INVALID_ARGUMENT (config and data do not fit), NOT_FOUND / DATA_LOSS (data or checkpoint),
+// RESOURCE_EXHAUSTED (memory, disk), OUT_OF_RANGE (loss or gradient not finite), INTERNAL.
+absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer);
+
+}  // namespace nibble::trainer
+
+#endif  // WORKER_TRAINER_TRAINING_RUN_H_
