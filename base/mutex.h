@@ -22,6 +22,7 @@
 #define ACQUIRE(...) NIBBLE_THREAD_ANNOTATION(acquire_capability(__VA_ARGS__))
 #define RELEASE(...) NIBBLE_THREAD_ANNOTATION(release_capability(__VA_ARGS__))
 #define EXCLUDES(...) NIBBLE_THREAD_ANNOTATION(locks_excluded(__VA_ARGS__))
+#undef NO_THREAD_SAFETY_ANALYSIS
 #define NO_THREAD_SAFETY_ANALYSIS NIBBLE_THREAD_ANNOTATION(no_thread_safety_analysis)
 
 namespace nibble {
