@@ -22,10 +22,10 @@ std::string EscapeControlCharacters(absl::string_view text);
 
 }  // namespace nibble
 
-#define NIBBLE_LOG(level, message)                                                \
-  do {                                                                            \
-    if (::nibble::LogEnabled(::nibble::LogLevel::level))                          \
-      ::nibble::Log(::nibble::LogLevel::level, __FILE__, __LINE__, (message));    \
+#define NIBBLE_LOG(level, message)                                             \
+  do {                                                                         \
+    if (::nibble::LogEnabled(::nibble::LogLevel::level))                       \
+      ::nibble::Log(::nibble::LogLevel::level, __FILE__, __LINE__, (message)); \
   } while (false)
 
 #endif  // BASE_LOG_H_

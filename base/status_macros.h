@@ -11,10 +11,10 @@
 #define NIBBLE_CONCAT_(a, b) NIBBLE_CONCAT_INNER_(a, b)
 
 // Returns the status of `expression` from the enclosing function unless it is OK.
-#define NIBBLE_RETURN_IF_ERROR(expression)                            \
-  do {                                                                \
-    ::absl::Status nibble_status_ = (expression);                     \
-    if (!nibble_status_.ok()) return nibble_status_;                  \
+#define NIBBLE_RETURN_IF_ERROR(expression)           \
+  do {                                               \
+    ::absl::Status nibble_status_ = (expression);    \
+    if (!nibble_status_.ok()) return nibble_status_; \
   } while (false)
 
 // NIBBLE_ASSIGN_OR_RETURN(auto x, F()): x is the value of the StatusOr, or its status is returned.

@@ -24,7 +24,8 @@ struct LlamaConfig {
   double init_std = 0.02;
 };
 
-// Formats of one linear layer, in forward order: qkv, output, gate_up, down of block 0, block 1, ...
+// Formats of one linear layer, in forward order: qkv, output, gate_up, down of block 0, block 1,
+// ...
 struct LinearPrecision {
   std::string layer;  // "blocks.0.attention.qkv"
   kernels::LinearFormat format;

@@ -61,8 +61,9 @@ class TrainingObserver {
 
 // Runs from config.resume_from (or step 0) to config.steps. Deterministic: the same config gives
 // the same digest, whatever config.threads is and wherever it was stopped and resumed.
-// Errors: INVALID_ARGUMENT (config and data do not fit), NOT_FOUND / DATA_LOSS (data or checkpoint),
-// RESOURCE_EXHAUSTED (memory, disk), OUT_OF_RANGE (loss or gradient not finite), INTERNAL.
+// Errors: INVALID_ARGUMENT (config and data do not fit), NOT_FOUND / DATA_LOSS (data or
+// checkpoint), RESOURCE_EXHAUSTED (memory, disk), OUT_OF_RANGE (loss or gradient not finite),
+// INTERNAL.
 absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer);
 
 }  // namespace nibble::trainer
