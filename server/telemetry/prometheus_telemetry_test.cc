@@ -1,0 +1,88 @@
+#include "server/telemetry/prometheus_telemetry.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace nibble::telemetry {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(PrometheusTelemetryTest, ShowsTheControlPlaneAsItWasSetLast) {
+  PrometheusTelemetry telemetry;
+  ControlPlaneCounts counts;
+  counts.jobs_by_state = {{"QUEUED", 3}, {"RUNNING", 2}, {"FAILED", 0}};
+  counts.queue_depth = 3;
+  counts.workers_online = 1;
+  counts.slots_total = 4;
+  counts.slots_used = 2;
+  counts.leases = 2;
+  telemetry.SetCounts(counts);
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_jobs{state=\"QUEUED\"} 3"));
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_jobs{state=\"FAILED\"} 0"));
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_queue_depth 3"));
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_slots 4"));
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_slots_used 2"));
+  counts.queue_depth = 0;
+  telemetry.SetCounts(counts);
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_queue_depth 0"));
+}
+
+TEST(PrometheusTelemetryTest, CountsCallsByMethodAndCode) {
+  PrometheusTelemetry telemetry;
+  telemetry.RpcEnded("TrainingService/GetJob", "OK", 0.001);
+  telemetry.RpcEnded("TrainingService/GetJob", "OK", 0.002);
+  telemetry.RpcEnded("TrainingService/GetJob", "NOT_FOUND", 0.002);
+  EXPECT_THAT(telemetry.Text(),
+              HasSubstr("nibble_rpc_total{method=\"TrainingService/GetJob\",code=\"OK\"} 2"));
+  EXPECT_THAT(
+      telemetry.Text(),
+      HasSubstr("nibble_rpc_total{method=\"TrainingService/GetJob\",code=\"NOT_FOUND\"} 1"));
+}
+
+TEST(PrometheusTelemetryTest, AJobHasSeriesWhileItIsActiveOnly) {
+  PrometheusTelemetry telemetry;
+  telemetry.TrainingSteps("j-1", {{1, {{"loss", 5.5}}}});
+  EXPECT_THAT(telemetry.Text(), Not(HasSubstr("j-1")));
+
+  telemetry.JobActive({"j-1", "bible", "nvfp4"});
+  telemetry.TrainingSteps("j-1", {{1, {{"loss", 5.5}, {"tokens", 64}, {"step_seconds", 0.2}}},
+                                  {2, {{"loss", 4.5}, {"tokens", 128}, {"step_seconds", 0.2}}}});
+  const std::string labels = "{job_id=\"j-1\",name=\"bible\",recipe=\"nvfp4\"}";
+  const std::string text = telemetry.Text();
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("nibble_job_loss", labels, " 4.5")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("nibble_job_step", labels, " 2")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("nibble_job_tokens_total", labels, " 128")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("nibble_job_step_seconds_count", labels, " 2")));
+
+  telemetry.JobInactive("j-1");
+  EXPECT_THAT(telemetry.Text(), Not(HasSubstr("j-1")));
+}
+
+TEST(PrometheusTelemetryTest, SeriesOfJobsAreCapped) {
+  PrometheusTelemetry telemetry;
+  for (int i = 0; i < kMaxJobSeries + 50; ++i) {
+    telemetry.JobActive({absl::StrCat("j-", i), "n", "bf16"});
+  }
+  EXPECT_THAT(telemetry.Text(), HasSubstr(absl::StrCat("\"j-", kMaxJobSeries - 1, "\"")));
+  EXPECT_THAT(telemetry.Text(), Not(HasSubstr(absl::StrCat("\"j-", kMaxJobSeries, "\""))));
+  // A place that comes free is given to the next job.
+  telemetry.JobInactive("j-0");
+  telemetry.JobActive({"j-late", "n", "bf16"});
+  EXPECT_THAT(telemetry.Text(), HasSubstr("j-late"));
+}
+
+TEST(PrometheusTelemetryTest, RefusesAnAddressThatIsTaken) {
+  PrometheusTelemetry first;
+  ASSERT_OK_AND_ASSIGN(const int port, first.Serve("127.0.0.1:0"));
+  EXPECT_GT(port, 0);
+  PrometheusTelemetry second;
+  EXPECT_THAT(second.Serve(absl::StrCat("127.0.0.1:", port)),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("127.0.0.1")));
+}
+
+}  // namespace
+}  // namespace nibble::telemetry
