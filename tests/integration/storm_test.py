@@ -33,7 +33,7 @@ class StormTest(unittest.TestCase):
             spec.write_text(SPEC)
             started = time.monotonic()
             storm = subprocess.Popen(
-                [BIN / "submit_storm", cluster.ports["grpc"], str(CLIENTS), str(JOBS), spec],
+                [BIN.parent / "test" / "submit_storm", cluster.ports["grpc"], str(CLIENTS), str(JOBS), spec],
                 stdout=open(cluster.directory / "acknowledged", "wb"))
             kills = 0
             while storm.poll() is None:
