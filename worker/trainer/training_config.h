@@ -7,22 +7,12 @@
 #include <vector>
 
 #include "kernels/operand_format.h"
+#include "worker/model/llama_config.h"
+#include "worker/optimizer/optimizer_config.h"
 
 namespace nibble::trainer {
 
-struct LlamaConfig {
-  int64_t vocab_size = 0;
-  int64_t width = 0;
-  int64_t blocks = 0;
-  int64_t heads = 0;
-  int64_t kv_heads = 0;
-  int64_t head_size = 0;
-  int64_t mlp_width = 0;
-  double rope_theta = 10000;
-  double norm_epsilon = 1e-5;
-  bool tied_embeddings = false;
-  double init_std = 0.02;
-};
+using LlamaConfig = model::LlamaConfig;
 
 // Formats of one linear layer, in forward order: qkv, output, gate_up, down of block 0, block 1,
 // ...
@@ -31,23 +21,9 @@ struct LinearPrecision {
   kernels::LinearFormat format;
 };
 
-enum class ScheduleKind { kConstant, kCosine, kWsd };
-
-struct ScheduleConfig {
-  ScheduleKind kind = ScheduleKind::kCosine;
-  int64_t warmup_steps = 0;
-  double decay_fraction = 0.2;  // kWsd
-  double final_fraction = 0.1;
-};
-
-struct AdamWConfig {
-  double learning_rate = 1e-3;
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double epsilon = 1e-8;
-  double weight_decay = 0.1;
-  double gradient_clip = 1.0;  // 0: off
-};
+using ScheduleKind = optimizer::ScheduleKind;
+using ScheduleConfig = optimizer::ScheduleConfig;
+using AdamWConfig = optimizer::AdamWConfig;
 
 struct TrainingConfig {
   uint64_t seed = 0;
