@@ -1,0 +1,16 @@
+#include "absl/strings/str_cat.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/reference/reference_backend.h"
+
+namespace nibble::kernels {
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view name,
+                                                       const BackendOptions& options) {
+  if (name == "reference") return CreateReferenceBackend();
+  if (name == "cpu") return CreateCpuBackend(options);
+  return absl::InvalidArgumentError(
+      absl::StrCat("backend '", name, "': this build has reference and cpu"));
+}
+
+}  // namespace nibble::kernels

@@ -1,0 +1,24 @@
+// Compiled once for each instruction set.
+#include "kernels/cpu/ops.h"
+
+namespace nibble::kernels::cpu::NIBBLE_ISA {
+
+extern const OpTable kOpTable;
+const OpTable kOpTable = {
+    .embedding_forward = EmbeddingForward,
+    .embedding_backward = EmbeddingBackward,
+    .rms_norm_forward = RmsNormForward,
+    .rms_norm_backward = RmsNormBackward,
+    .rope = Rope,
+    .attention_forward = AttentionForward,
+    .attention_backward = AttentionBackward,
+    .swiglu_forward = SwiGluForward,
+    .swiglu_backward = SwiGluBackward,
+    .lm_head = LmHead,
+    .add_in_place = AddInPlace,
+    .cast = Cast,
+    .norm = Norm,
+    .adamw = AdamW,
+};
+
+}  // namespace nibble::kernels::cpu::NIBBLE_ISA

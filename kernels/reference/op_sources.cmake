@@ -1,0 +1,2 @@
+# The operators' sources.
+set(NIBBLE_REFERENCE_OP_SOURCES)
