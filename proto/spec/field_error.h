@@ -9,7 +9,8 @@ namespace nibble::spec {
 struct FieldError {
   // Path from the root of the JobSpec, for example `model.heads` or `optimizer.schedule.kind`.
   std::string field;
-  // What was given and what is allowed, a sentence without the path: "is -1; allowed: 1 to 1000000".
+  // What was given and what is allowed, a sentence without the path: "is -1; allowed: 1 to
+  // 1000000".
   std::string description;
 };
 

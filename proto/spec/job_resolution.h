@@ -16,9 +16,9 @@
 namespace nibble::spec {
 
 struct ResolvedJob {
-  v1::JobSpec spec;                   // every field present; model.preset kept as written
-  v1::ResolvedPrecision precision;    // one row a linear layer
-  int64_t parameters = 0;             // trainable
+  v1::JobSpec spec;                 // every field present; model.preset kept as written
+  v1::ResolvedPrecision precision;  // one row a linear layer
+  int64_t parameters = 0;           // trainable
   int64_t total_steps = 0;
   int64_t tokens_per_step = 0;
   double flops_per_token = 0;         // forward and backward
@@ -29,6 +29,11 @@ struct ResolvedJob {
 // trusts the message: enums, strings, sizes and products (checked multiplication) are all examined,
 // and fields unknown to this version are refused.
 absl::StatusOr<ResolvedJob> ResolveJob(const v1::JobSpec& spec, std::vector<FieldError>* errors);
+
+// What makes a run what it is: SHA-256, in hex, over a resolved spec without name, labels,
+// priority, resources, restart and checkpoint (and the preset's name, whose dimensions are all
+// there). A checkpoint of another digest is refused on resume.
+std::string ConfigDigest(const v1::JobSpec& spec);
 
 struct ModelPreset {
   std::string name;

@@ -1,0 +1,39 @@
+// What a spec may ask for. One place; docs/job_spec.md repeats it for readers.
+#ifndef PROTO_SPEC_LIMITS_H_
+#define PROTO_SPEC_LIMITS_H_
+
+#include <cstdint>
+
+namespace nibble::spec {
+
+inline constexpr int kMaxNameBytes = 63;
+inline constexpr int kMaxLabels = 32;
+inline constexpr int kMaxLabelBytes = 63;
+inline constexpr int kMaxPathBytes = 4096;
+inline constexpr int kMaxPathComponentBytes = 255;
+inline constexpr int32_t kMaxPriority = 1000;
+
+inline constexpr int32_t kMaxVocabSize = 1 << 20;
+inline constexpr int32_t kMaxWidth = 1 << 16;
+// Keeps the resolved precision policy, four rows a block, within a 256 KiB message.
+inline constexpr int32_t kMaxBlocks = 256;
+inline constexpr int32_t kMaxHeads = 1024;
+inline constexpr int32_t kMaxHeadSize = 1024;
+inline constexpr int32_t kMaxMlpWidth = 1 << 18;
+inline constexpr int64_t kMaxParameters = int64_t{1} << 40;
+
+// The step is a 32-bit word of the stochastic-rounding counter.
+inline constexpr int64_t kMaxSteps = 1'000'000'000;
+inline constexpr int64_t kMaxTokens = 1'000'000'000'000'000;
+inline constexpr int32_t kMaxSequenceLength = 1 << 20;
+inline constexpr int32_t kMaxBatchSize = 1 << 16;
+inline constexpr int64_t kMaxTokensPerStep = int64_t{1} << 30;
+inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
+
+inline constexpr int32_t kMaxCheckpointsKept = 1000;
+inline constexpr int32_t kMaxThreads = 1024;
+inline constexpr int32_t kMaxFailures = 1000;
+
+}  // namespace nibble::spec
+
+#endif  // PROTO_SPEC_LIMITS_H_
