@@ -1,0 +1,65 @@
+// Text to token ids and back.
+#ifndef WORKER_DATA_TOKENIZER_H_
+#define WORKER_DATA_TOKENIZER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace nibble::data {
+
+// Not thread-safe (it caches): one object a thread.
+class Tokenizer {
+ public:
+  // Hears of `count` ids; an error status ends the encoding.
+  using Sink = std::function<absl::Status(const int32_t* ids, int64_t count)>;
+
+  virtual ~Tokenizer() = default;
+
+  // Encodes one document; the separator is not added. Ids come in order, in batches, so memory does
+  // not grow with the text. Returns the bytes of text that the ids stand for: NUL bytes dropped
+  // (bytes) or invalid UTF-8 replaced (gpt2) make it differ from text.size(). Errors: the sink's.
+  virtual absl::StatusOr<int64_t> Encode(absl::string_view text, const Sink& sink) = 0;
+
+  // Appends the text of `ids`. OUT_OF_RANGE where an id is not below vocab_size().
+  virtual absl::Status Decode(const std::vector<int32_t>& ids, std::string* text) const = 0;
+
+  // "bytes" or "gpt2".
+  virtual absl::string_view kind() const = 0;
+  virtual int32_t vocab_size() const = 0;
+  // The id between documents; no text encodes to it.
+  virtual int32_t separator() const = 0;
+  // SHA-256, in hex, of what makes the ids: two tokenizers of one digest encode alike.
+  virtual std::string digest() const = 0;
+  // NUL bytes dropped so far.
+  virtual int64_t dropped_nul_bytes() const { return 0; }
+
+  // Appends all ids of `text`.
+  void EncodeAll(absl::string_view text, std::vector<int32_t>* ids);
+};
+
+// Every byte is its own id; vocabulary 256. Byte 0 separates documents, so NUL bytes of the text
+// are dropped.
+std::unique_ptr<Tokenizer> MakeByteTokenizer();
+
+struct BpeFiles {
+  std::string vocab;   // vocab.json: {"token": id, ...} in GPT-2's byte-to-character alphabet
+  std::string merges;  // merges.txt: two tokens a line, best first
+};
+
+// GPT-2's byte-level byte-pair encoding (Radford et al. 2019), with `<|endoftext|>` as separator.
+// Text that is not UTF-8 is read as Python's errors="replace" does: U+FFFD for every maximal
+// invalid part. `<|endoftext|>` in the text is text. NOT_FOUND; RESOURCE_EXHAUSTED: a file over 64
+// MiB or a vocabulary over 2^20; INVALID_ARGUMENT, with file and token or line: anything else that
+// is wrong with them.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadBpeTokenizer(const BpeFiles& files);
+
+}  // namespace nibble::data
+
+#endif  // WORKER_DATA_TOKENIZER_H_
