@@ -64,7 +64,7 @@ struct WorkerInfo {
   int64_t last_seen_micros = 0;
 };
 
-// For gauges; O(1) to read.
+// For gauges.
 struct SchedulerStats {
   // Live jobs by JobState's number.
   std::array<int64_t, 10> jobs_by_state{};
@@ -96,7 +96,7 @@ class Scheduler {
                      const AttemptId& attempt) const;
   // Registered workers by worker_id; copies.
   std::vector<WorkerInfo> Workers() const;
-  SchedulerStats Stats() const;
+  SchedulerStats Stats() const;  // O(workers)
   // For checkers.
   const ResourceTracker& resources() const;
   std::vector<const JobRecord*> LiveJobs() const;
