@@ -1,0 +1,184 @@
+#include "worker/checkpoint/checkpoint_store.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/status_macros.h"
+
+namespace nibble::checkpoint {
+namespace {
+
+constexpr absl::string_view kPrefix = "step-";
+constexpr absl::string_view kTemporarySuffix = ".tmp";
+
+absl::StatusOr<ManifestFile> WriteTensors(const std::string& directory, const char* name,
+                                          TensorSource& source) {
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsWriter> writer,
+                          SafetensorsWriter::Create(JoinPath(directory, name), source.Tensors()));
+  NIBBLE_RETURN_IF_ERROR(source.WriteTo(*writer));
+  NIBBLE_RETURN_IF_ERROR(writer->Finish());
+  return ManifestFile{name, writer->size_bytes(), writer->sha256()};
+}
+
+absl::StatusOr<SavedCheckpoint> WriteFiles(const std::string& directory, const TrainingState& state,
+                                           TensorSource& model, TensorSource& optimizer) {
+  NIBBLE_RETURN_IF_ERROR(MakeDirectories(directory));
+  Manifest manifest;
+  manifest.state = state;
+  manifest.files.resize(2);
+  NIBBLE_ASSIGN_OR_RETURN(manifest.files[0], WriteTensors(directory, kModelFile, model));
+  NIBBLE_ASSIGN_OR_RETURN(manifest.files[1], WriteTensors(directory, kOptimizerFile, optimizer));
+  const std::string text = ManifestToJson(manifest);
+  NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, kManifestFile), text));
+  NIBBLE_RETURN_IF_ERROR(FsyncDirectory(directory));
+  SavedCheckpoint saved;
+  saved.manifest_digest = Sha256Hex(text);
+  saved.size_bytes = static_cast<int64_t>(text.size());
+  for (const ManifestFile& file : manifest.files) saved.size_bytes += file.size_bytes;
+  return saved;
+}
+
+// Puts `temporary` at `path`. Where a killed attempt left a checkpoint there, the two change places
+// in one operation, so that at no instant there is none.
+absl::Status PutInPlace(const std::string& root, const std::string& temporary,
+                        const std::string& path) {
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0) return RenameDurably(temporary, path);
+  if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) != 0) {
+    if (errno != EINVAL && errno != ENOSYS) return ErrnoStatus(errno, "exchange", path);
+    // A file system that cannot exchange.
+    NIBBLE_RETURN_IF_ERROR(RemoveTree(path));
+    return RenameDurably(temporary, path);
+  }
+  NIBBLE_RETURN_IF_ERROR(FsyncDirectory(root));
+  return RemoveTree(temporary);
+}
+
+absl::Status AtPath(const absl::Status& status, const std::string& path) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const Manifest& manifest,
+                                       absl::string_view name) {
+  const std::string path = JoinPath(directory, name);
+  const ManifestFile* expected = nullptr;
+  for (const ManifestFile& file : manifest.files) {
+    if (file.name == name) expected = &file;
+  }
+  if (expected == nullptr) {
+    return absl::DataLossError(absl::StrCat(directory, ": the manifest does not list ", name));
+  }
+  struct stat info;
+  if (lstat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "open", path);
+  if (!S_ISREG(info.st_mode) || info.st_size != expected->size_bytes) {
+    return absl::DataLossError(absl::StrCat(path, " has ", info.st_size,
+                                            " bytes; the manifest has ", expected->size_bytes));
+  }
+  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+  if (Sha256Hex(file.contents()) != expected->sha256) {
+    return absl::DataLossError(absl::StrCat(path, ": its SHA-256 is not the manifest's"));
+  }
+  absl::StatusOr<TensorFile> parsed = TensorFile::Parse(std::move(file));
+  if (!parsed.ok()) return AtPath(parsed.status(), path);
+  return parsed;
+}
+
+}  // namespace
+
+absl::StatusOr<TensorFile> TensorFile::Parse(MappedFile file) {
+  NIBBLE_ASSIGN_OR_RETURN(SafetensorsHeader header, ParseSafetensors(file.contents()));
+  return TensorFile(std::move(file), std::move(header));
+}
+
+absl::StatusOr<absl::string_view> TensorFile::Values(absl::string_view name,
+                                                     const std::vector<int64_t>& shape) const {
+  const TensorInfo* tensor = header_.Find(name);
+  if (tensor == nullptr) return absl::DataLossError(absl::StrCat("no tensor '", name, "'"));
+  if (tensor->dtype != "F32" || tensor->shape != shape) {
+    return absl::DataLossError(
+        absl::StrCat("tensor '", name, "' has another dtype or shape than the model"));
+  }
+  return file_.contents().substr(header_.data_start + tensor->begin, tensor->end - tensor->begin);
+}
+
+std::string CheckpointPath(const std::string& root, int64_t step) {
+  return JoinPath(root, absl::StrCat(kPrefix, step));
+}
+
+absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root, const TrainingState& state,
+                                               TensorSource& model, TensorSource& optimizer) {
+  const std::string path = CheckpointPath(root, state.step);
+  const std::string temporary = absl::StrCat(path, kTemporarySuffix);
+  NIBBLE_RETURN_IF_ERROR(MakeDirectories(root));
+  NIBBLE_RETURN_IF_ERROR(RemoveTree(temporary));
+  absl::StatusOr<SavedCheckpoint> saved = WriteFiles(temporary, state, model, optimizer);
+  if (!saved.ok()) {
+    // A full disk must be left emptier than it was found; the first error is the one to tell.
+    RemoveTree(temporary).IgnoreError();
+    return saved.status();
+  }
+  NIBBLE_RETURN_IF_ERROR(PutInPlace(root, temporary, path));
+  saved->path = path;
+  return saved;
+}
+
+absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
+                                             const std::string& expected_digest) {
+  const std::string path = JoinPath(directory, kManifestFile);
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxManifestBytes);
+  if (absl::IsResourceExhausted(text.status())) {
+    return absl::DataLossError(text.status().message());
+  }
+  if (!text.ok()) return text.status();
+  const std::string digest = Sha256Hex(*text);
+  if (!expected_digest.empty() && digest != expected_digest) {
+    return absl::DataLossError(
+        absl::StrCat(path, " has SHA-256 ", digest, "; the committed one has ", expected_digest));
+  }
+  absl::StatusOr<Manifest> manifest = ManifestFromJson(*text);
+  if (!manifest.ok()) return AtPath(manifest.status(), directory);
+  NIBBLE_ASSIGN_OR_RETURN(TensorFile model, OpenTensors(directory, *manifest, kModelFile));
+  NIBBLE_ASSIGN_OR_RETURN(TensorFile optimizer, OpenTensors(directory, *manifest, kOptimizerFile));
+  return OpenCheckpoint{*std::move(manifest), digest, std::move(model), std::move(optimizer)};
+}
+
+std::vector<int64_t> ListCheckpoints(const std::string& root) {
+  std::vector<int64_t> steps;
+  const absl::StatusOr<std::vector<std::string>> names = ListDirectory(root);
+  if (!names.ok()) return steps;
+  for (const std::string& name : *names) {
+    absl::string_view number = name;
+    int64_t step = 0;
+    if (absl::ConsumePrefix(&number, kPrefix) && absl::SimpleAtoi(number, &step) && step >= 0 &&
+        name == absl::StrCat(kPrefix, step)) {
+      steps.push_back(step);
+    }
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  return steps;
+}
+
+absl::Status RemoveTemporaries(const std::string& root) {
+  if (!FileExists(root)) return absl::OkStatus();
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(root));
+  for (const std::string& name : names) {
+    if (absl::StartsWith(name, kPrefix) && absl::EndsWith(name, kTemporarySuffix)) {
+      NIBBLE_RETURN_IF_ERROR(RemoveTree(JoinPath(root, name)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace nibble::checkpoint

@@ -1,0 +1,85 @@
+// Checkpoints as directories <root>/step-<N> with model.safetensors, optimizer.safetensors and
+// manifest.json (docs/formats/checkpoint.md).
+//
+// A directory of that name is always complete: everything is written under <root>/step-<N>.tmp,
+// fsynced, and renamed. Whether a checkpoint counts is somebody else's decision (a daemon's
+// commit).
+#ifndef WORKER_CHECKPOINT_CHECKPOINT_STORE_H_
+#define WORKER_CHECKPOINT_CHECKPOINT_STORE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/files.h"
+#include "worker/checkpoint/manifest.h"
+#include "worker/checkpoint/safetensors.h"
+
+namespace nibble::checkpoint {
+
+struct SavedCheckpoint {
+  std::string path;             // the directory, in place
+  std::string manifest_digest;  // SHA-256 of manifest.json, hex
+  int64_t size_bytes = 0;       // of all its files
+};
+
+// Gives the values of the tensors of one file, in order and in pieces: writes all of them to
+// `writer`.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual std::vector<TensorInfo> Tensors() const = 0;  // name and shape
+  virtual absl::Status WriteTo(SafetensorsWriter& writer) = 0;
+};
+
+// Writes <root>/step-<state.step>, replacing what a killed attempt left there.
+// RESOURCE_EXHAUSTED: disk full (nothing is left behind); others as base/files.h says.
+absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root, const TrainingState& state,
+                                               TensorSource& model, TensorSource& optimizer);
+
+// One file of an opened checkpoint, mapped. Movable.
+class TensorFile {
+ public:
+  // DATA_LOSS: malformed.
+  static absl::StatusOr<TensorFile> Parse(MappedFile file);
+  const SafetensorsHeader& header() const { return header_; }
+  // The FP32 values of a tensor, possibly unaligned, valid while the file is. DATA_LOSS: no such
+  // tensor, another dtype or another shape.
+  absl::StatusOr<absl::string_view> Values(absl::string_view name,
+                                           const std::vector<int64_t>& shape) const;
+
+ private:
+  TensorFile(MappedFile file, SafetensorsHeader header)
+      : file_(std::move(file)), header_(std::move(header)) {}
+  MappedFile file_;
+  SafetensorsHeader header_;
+};
+
+struct OpenCheckpoint {
+  Manifest manifest;
+  std::string manifest_digest;
+  TensorFile model;
+  TensorFile optimizer;
+};
+
+// Opens and verifies a checkpoint directory: sizes and digests of all files, the form of both
+// tensor files. `expected_digest`: SHA-256 that manifest.json must have; empty for any.
+// NOT_FOUND: no such directory or file. DATA_LOSS: anything in it is not what it should be.
+absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
+                                             const std::string& expected_digest);
+
+// Steps of the complete checkpoints under `root`, newest first; empty where there is no such
+// directory. Not verified.
+std::vector<int64_t> ListCheckpoints(const std::string& root);
+// <root>/step-<N>.
+std::string CheckpointPath(const std::string& root, int64_t step);
+// Removes what killed writers left under `root`: *.tmp.
+absl::Status RemoveTemporaries(const std::string& root);
+
+}  // namespace nibble::checkpoint
+
+#endif  // WORKER_CHECKPOINT_CHECKPOINT_STORE_H_

@@ -1,0 +1,56 @@
+// manifest.json of a checkpoint: what the checkpoint is, and the size and digest of each of its
+// files. Its own SHA-256 identifies the checkpoint. It holds no time, so that the same training
+// state gives the same manifest. Format: docs/formats/checkpoint.md.
+#ifndef WORKER_CHECKPOINT_MANIFEST_H_
+#define WORKER_CHECKPOINT_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace nibble::checkpoint {
+
+inline constexpr int64_t kFormatVersion = 1;
+inline constexpr int64_t kMaxManifestBytes = 64 * 1024;
+inline constexpr char kManifestFile[] = "manifest.json";
+inline constexpr char kModelFile[] = "model.safetensors";
+inline constexpr char kOptimizerFile[] = "optimizer.safetensors";
+
+// Where a run stands. Random numbers need no state of their own: they are functions of seed and
+// step.
+struct TrainingState {
+  int64_t step = 0;           // updates done
+  int64_t tokens = 0;         // trained
+  int64_t data_position = 0;  // samples read from the shuffled stream
+  uint64_t seed = 0;
+  std::string config_digest;
+  // Over the steps that count for the run's result: sum of their losses in step order.
+  double loss_sum = 0;
+  int64_t loss_count = 0;
+
+  bool operator==(const TrainingState&) const = default;
+};
+
+struct ManifestFile {
+  std::string name;  // a plain name, in the checkpoint's directory
+  int64_t size_bytes = 0;
+  std::string sha256;
+};
+
+struct Manifest {
+  TrainingState state;
+  std::vector<ManifestFile> files;
+};
+
+std::string ManifestToJson(const Manifest& manifest);
+
+// DATA_LOSS: not such a document: malformed, unknown version, a missing, repeated, unknown or
+// wrong field, a file name that is not one of the two above. Never trusts the text.
+absl::StatusOr<Manifest> ManifestFromJson(absl::string_view text);
+
+}  // namespace nibble::checkpoint
+
+#endif  // WORKER_CHECKPOINT_MANIFEST_H_

@@ -1,0 +1,208 @@
+#include "worker/trainer/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "worker/optimizer/schedule.h"
+
+namespace nibble::trainer {
+namespace {
+
+bool NeedsBf16Weights(const TrainingConfig& config) {
+  if (!config.fp32_activations) return true;
+  for (const LinearPrecision& linear : config.linears) {
+    if (linear.format.fprop.second.format != kernels::Format::kF32) return true;
+  }
+  return false;
+}
+
+model::LlamaOptions ModelOptions(const TrainingConfig& config) {
+  model::LlamaOptions options;
+  options.config = config.model;
+  options.seed = config.seed;
+  for (const LinearPrecision& linear : config.linears) options.linears.push_back(linear.format);
+  options.fp32_activations = config.fp32_activations;
+  options.sequence_length = config.sequence_length;
+  options.micro_batch_size = config.micro_batch_size;
+  options.batch_size = config.batch_size;
+  return options;
+}
+
+// First step that counts for the train loss of the result: the last 5 %, rounded up.
+int64_t FirstResultStep(int64_t steps) { return steps - (steps + 19) / 20 + 1; }
+
+absl::Status CheckFits(const TrainingConfig& config, const TrainerParts& parts) {
+  for (const data::DataSource* source : {parts.train, parts.validation}) {
+    if (source == nullptr) continue;
+    if (source->vocab_size() > config.model.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.vocab_size is ", config.model.vocab_size, " but the data in ",
+                       config.data_directory, " has tokens up to ", source->vocab_size() - 1));
+    }
+    NIBBLE_CHECK(source->sequence_length() == config.sequence_length);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainingConfig& config, const TrainerParts& parts)
+    : config_(config), parts_(parts), backend_(*parts.backend), table_(config.model) {
+  state_.seed = config.seed;
+  state_.config_digest = config.config_digest;
+}
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainingConfig& config,
+                                                         const TrainerParts& parts) {
+  NIBBLE_CHECK(static_cast<int64_t>(config.linears.size()) == 4 * config.model.blocks);
+  NIBBLE_CHECK(config.batch_size % config.micro_batch_size == 0);
+  NIBBLE_RETURN_IF_ERROR(CheckFits(config, parts));
+  std::unique_ptr<Trainer> trainer(new Trainer(config, parts));
+  NIBBLE_RETURN_IF_ERROR(trainer->AllocateState());
+  return trainer;
+}
+
+absl::Status Trainer::AllocateState() {
+  NIBBLE_ASSIGN_OR_RETURN(weights_,
+                          model::Weights::Create(table_, NeedsBf16Weights(config_), backend_));
+  NIBBLE_ASSIGN_OR_RETURN(model_,
+                          model::LlamaModel::Create(ModelOptions(config_), *weights_, backend_));
+  optimizer::FlatParameters flat;
+  flat.size = table_.flat_size();
+  flat.decay_size = table_.decay_size();
+  flat.master = weights_->master();
+  flat.gradients = weights_->gradients();
+  flat.bf16 = weights_->bf16();
+  NIBBLE_ASSIGN_OR_RETURN(optimizer_, optimizer::AdamW::Create(config_.optimizer, flat, backend_));
+  const int64_t tokens = model_->micro_batch_tokens();
+  NIBBLE_ASSIGN_OR_RETURN(inputs_, backend_.Allocate(tokens * 4));
+  NIBBLE_ASSIGN_OR_RETURN(targets_, backend_.Allocate(tokens * 4));
+  NIBBLE_ASSIGN_OR_RETURN(losses_, backend_.Allocate(model_->step_tokens() * 4));
+  host_inputs_.resize(tokens);
+  host_targets_.resize(tokens);
+  host_losses_.resize(model_->step_tokens());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::ReadTrainBatch(int64_t micro_batch) {
+  const int64_t length = config_.sequence_length;
+  for (int64_t i = 0; i < config_.micro_batch_size; ++i) {
+    const int64_t position = state_.data_position + micro_batch * config_.micro_batch_size + i;
+    NIBBLE_RETURN_IF_ERROR(parts_.train->ReadShuffled(config_.seed, position,
+                                                      host_inputs_.data() + i * length,
+                                                      host_targets_.data() + i * length));
+  }
+  const int64_t bytes = model_->micro_batch_tokens() * 4;
+  backend_.CopyToDevice(inputs_->data(), host_inputs_.data(), bytes);
+  backend_.CopyToDevice(targets_->data(), host_targets_.data(), bytes);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::EnqueueStep(double learning_rate) {
+  const uint32_t step = static_cast<uint32_t>(state_.step);
+  float* losses = static_cast<float*>(losses_->data());
+  model_->PrepareWeights(model::PassKind::kTraining, step);
+  backend_.Zero(weights_->gradients(), table_.flat_size() * 4);
+  backend_.Zero(losses, model_->step_tokens() * 4);
+  const int64_t micro_batches = config_.batch_size / config_.micro_batch_size;
+  // Ranks take micro-batches in turn; each fills its own part of `losses`.
+  for (int64_t i = parts_.communicator->rank(); i < micro_batches;
+       i += parts_.communicator->size()) {
+    NIBBLE_RETURN_IF_ERROR(ReadTrainBatch(i));
+    const int64_t first_token = i * model_->micro_batch_tokens();
+    model_->ForwardBackward({static_cast<const int32_t*>(inputs_->data()),
+                             static_cast<const int32_t*>(targets_->data()), losses + first_token,
+                             first_token, step});
+  }
+  NIBBLE_RETURN_IF_ERROR(
+      parts_.communicator->AllReduceSum(weights_->gradients(), table_.flat_size()));
+  NIBBLE_RETURN_IF_ERROR(parts_.communicator->AllReduceSum(losses, model_->step_tokens()));
+  optimizer_->Update(state_.step + 1, learning_rate);
+  return absl::OkStatus();
+}
+
+// Sum over the first `losses` device losses in FP64 in their order, divided by `tokens`.
+absl::StatusOr<double> Trainer::MeanOfLosses(int64_t losses, int64_t tokens) {
+  backend_.CopyToHost(host_losses_.data(), losses_->data(), losses * 4);
+  NIBBLE_RETURN_IF_ERROR(backend_.Wait(backend_.Record()));
+  double sum = 0;
+  for (int64_t i = 0; i < losses; ++i) sum += host_losses_[i];
+  return sum / static_cast<double>(tokens);
+}
+
+absl::StatusOr<StepResult> Trainer::Step() {
+  NIBBLE_CHECK(state_.step < config_.steps);
+  StepResult result;
+  result.learning_rate =
+      config_.optimizer.learning_rate *
+      optimizer::LearningRateFactor(config_.schedule, state_.step + 1, config_.steps);
+  NIBBLE_RETURN_IF_ERROR(EnqueueStep(result.learning_rate));
+  backend_.CopyToHost(&host_grad_norm_, optimizer_->gradient_norm(), 4);
+  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), model_->step_tokens()));
+  result.grad_norm = host_grad_norm_;
+  state_.step += 1;
+  state_.tokens += model_->step_tokens();
+  state_.data_position += config_.batch_size;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    return absl::OutOfRangeError(absl::StrCat("step ", state_.step, ": the ",
+                                              std::isfinite(result.loss) ? "gradient norm" : "loss",
+                                              " is not finite"));
+  }
+  if (state_.step >= FirstResultStep(config_.steps)) {
+    state_.loss_sum += result.loss;
+    state_.loss_count += 1;
+  }
+  return result;
+}
+
+absl::Status Trainer::ReadValidationBatch(int64_t first_sequence, int64_t sequences) {
+  const int64_t length = config_.sequence_length;
+  // What is missing to a whole micro-batch has no loss.
+  std::fill(host_inputs_.begin(), host_inputs_.end(), 0);
+  std::fill(host_targets_.begin(), host_targets_.end(), -1);
+  for (int64_t i = 0; i < sequences; ++i) {
+    NIBBLE_RETURN_IF_ERROR(parts_.validation->ReadInOrder(
+        first_sequence + i, host_inputs_.data() + i * length, host_targets_.data() + i * length));
+  }
+  const int64_t bytes = model_->micro_batch_tokens() * 4;
+  backend_.CopyToDevice(inputs_->data(), host_inputs_.data(), bytes);
+  backend_.CopyToDevice(targets_->data(), host_targets_.data(), bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Evaluation> Trainer::Evaluate() {
+  NIBBLE_CHECK(parts_.validation != nullptr);
+  int64_t sequences = parts_.validation->sequences();
+  if (config_.validation_sequences > 0) {
+    sequences = std::min(sequences, config_.validation_sequences);
+  }
+  model_->PrepareWeights(model::PassKind::kEvaluation, static_cast<uint32_t>(state_.step));
+  double sum = 0;
+  for (int64_t first = 0; first < sequences; first += config_.micro_batch_size) {
+    const int64_t count = std::min(config_.micro_batch_size, sequences - first);
+    NIBBLE_RETURN_IF_ERROR(ReadValidationBatch(first, count));
+    model_->Forward({static_cast<const int32_t*>(inputs_->data()),
+                     static_cast<const int32_t*>(targets_->data()),
+                     static_cast<float*>(losses_->data())});
+    NIBBLE_ASSIGN_OR_RETURN(const double batch_sum,
+                            MeanOfLosses(count * config_.sequence_length, /*tokens=*/1));
+    sum += batch_sum;
+  }
+  Evaluation evaluation;
+  evaluation.loss = sum / static_cast<double>(sequences * config_.sequence_length);
+  evaluation.bits_per_byte = evaluation.loss / std::log(2.0) / parts_.validation->bytes_per_token();
+  if (!std::isfinite(evaluation.loss)) {
+    return absl::OutOfRangeError(
+        absl::StrCat("step ", state_.step, ": the validation loss is not finite"));
+  }
+  return evaluation;
+}
+
+double Trainer::final_train_loss() const {
+  return state_.loss_count == 0 ? 0 : state_.loss_sum / static_cast<double>(state_.loss_count);
+}
+
+}  // namespace nibble::trainer

@@ -1,0 +1,48 @@
+#include "worker/trainer/training_run.h"
+
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/status_macros.h"
+#include "kernels/backend.h"
+#include "worker/collective/communicator.h"
+#include "worker/data/data_source.h"
+#include "worker/trainer/run_loop.h"
+
+namespace nibble::trainer {
+
+absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer) {
+  kernels::BackendOptions options;
+  options.threads = config.threads;
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
+                          kernels::CreateBackend(config.backend, options));
+  for (const LinearPrecision& linear : config.linears) {
+    for (const kernels::ProductFormat& product :
+         {linear.format.fprop, linear.format.dgrad, linear.format.wgrad}) {
+      if (backend->Supports(product.first) == kernels::Support::kUnsupported ||
+          backend->Supports(product.second) == kernels::Support::kUnsupported) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "backend ", config.backend, " has no product of the formats of ", linear.layer));
+      }
+    }
+  }
+  NIBBLE_ASSIGN_OR_RETURN(
+      const std::unique_ptr<data::DataSource> train,
+      data::DataSource::Open(config.data_directory, data::Split::kTrain, config.sequence_length));
+  absl::StatusOr<std::unique_ptr<data::DataSource>> validation = data::DataSource::Open(
+      config.data_directory, data::Split::kValidation, config.sequence_length);
+  // A dataset need not have a validation split.
+  if (!validation.ok() && !absl::IsNotFound(validation.status())) return validation.status();
+
+  const std::unique_ptr<collective::Communicator> communicator =
+      collective::SingleProcessCommunicator(*backend);
+  TrainerParts parts;
+  parts.backend = backend.get();
+  parts.communicator = communicator.get();
+  parts.train = train.get();
+  parts.validation = validation.ok() ? validation->get() : nullptr;
+  return RunLoop(config, parts, observer, RealClock());
+}
+
+}  // namespace nibble::trainer

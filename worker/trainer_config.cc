@@ -1,0 +1,152 @@
+#include "worker/trainer_config.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/files.h"
+#include "base/status_macros.h"
+#include "proto/spec/deterministic_digest.h"
+
+namespace nibble::worker {
+namespace {
+
+using kernels::OperandFormat;
+
+absl::StatusOr<OperandFormat> FormatOf(const v1::OperandPrecision& operand) {
+  OperandFormat format;
+  switch (operand.format()) {
+    case v1::FP32:
+      format.format = kernels::Format::kF32;
+      return format;
+    case v1::BF16:
+      format.format = kernels::Format::kBF16;
+      return format;
+    case v1::NVFP4:
+      format.format = kernels::Format::kNvfp4;
+      break;
+    default:
+      return absl::InvalidArgumentError("an operand has no number format");
+  }
+  if ((operand.block_rows() != 1 && operand.block_rows() != 16) ||
+      (operand.hadamard_size() != 0 && operand.hadamard_size() != 16)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an NVFP4 operand has block_rows ", operand.block_rows(),
+                     " and hadamard_size ", operand.hadamard_size(), "; allowed: 1, 16 and 0, 16"));
+  }
+  format.block_rows = operand.block_rows();
+  format.hadamard_size = operand.hadamard_size();
+  format.rounding = operand.rounding() == v1::STOCHASTIC ? kernels::Rounding::kStochastic
+                                                         : kernels::Rounding::kNearest;
+  return format;
+}
+
+absl::StatusOr<kernels::ProductFormat> FormatOf(const v1::ProductPrecision& product) {
+  kernels::ProductFormat format;
+  NIBBLE_ASSIGN_OR_RETURN(format.first, FormatOf(product.first()));
+  NIBBLE_ASSIGN_OR_RETURN(format.second, FormatOf(product.second()));
+  return format;
+}
+
+absl::Status ConvertPrecision(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision,
+                              trainer::TrainingConfig* config) {
+  if (precision.linears_size() != 4 * spec.model().blocks()) {
+    return absl::InvalidArgumentError(absl::StrCat("the precision has ", precision.linears_size(),
+                                                   " linear layers; the model has 4 in each of ",
+                                                   spec.model().blocks(), " blocks"));
+  }
+  config->fp32_activations = spec.precision().recipe() == "fp32";
+  for (const v1::LinearPrecision& row : precision.linears()) {
+    trainer::LinearPrecision& linear = config->linears.emplace_back();
+    linear.layer = row.layer();
+    NIBBLE_ASSIGN_OR_RETURN(linear.format.fprop, FormatOf(row.fprop()));
+    NIBBLE_ASSIGN_OR_RETURN(linear.format.dgrad, FormatOf(row.dgrad()));
+    NIBBLE_ASSIGN_OR_RETURN(linear.format.wgrad, FormatOf(row.wgrad()));
+  }
+  return absl::OkStatus();
+}
+
+trainer::LlamaConfig ConvertModel(const v1::ModelSpec& spec) {
+  trainer::LlamaConfig model;
+  model.vocab_size = spec.vocab_size();
+  model.width = spec.width();
+  model.blocks = spec.blocks();
+  model.heads = spec.heads();
+  model.kv_heads = spec.kv_heads();
+  model.head_size = spec.head_size();
+  model.mlp_width = spec.mlp_width();
+  model.rope_theta = spec.rope_theta();
+  model.norm_epsilon = spec.norm_epsilon();
+  model.tied_embeddings = spec.tied_embeddings();
+  model.init_std = spec.init_std();
+  return model;
+}
+
+absl::Status ConvertOptimizer(const v1::OptimizerSpec& spec, trainer::TrainingConfig* config) {
+  config->optimizer.learning_rate = spec.learning_rate();
+  config->optimizer.beta1 = spec.beta1();
+  config->optimizer.beta2 = spec.beta2();
+  config->optimizer.epsilon = spec.epsilon();
+  config->optimizer.weight_decay = spec.weight_decay();
+  config->optimizer.gradient_clip = spec.gradient_clip();
+  const v1::ScheduleSpec& schedule = spec.schedule();
+  if (schedule.kind() == "constant") {
+    config->schedule.kind = trainer::ScheduleKind::kConstant;
+  } else if (schedule.kind() == "cosine") {
+    config->schedule.kind = trainer::ScheduleKind::kCosine;
+  } else if (schedule.kind() == "wsd") {
+    config->schedule.kind = trainer::ScheduleKind::kWsd;
+  } else {
+    return absl::InvalidArgumentError("optimizer.schedule.kind is none that this build knows");
+  }
+  config->schedule.warmup_steps = schedule.warmup_steps();
+  config->schedule.decay_fraction = schedule.decay_fraction();
+  config->schedule.final_fraction = schedule.final_fraction();
+  return absl::OkStatus();
+}
+
+absl::Status ConvertTraining(const v1::TrainingSpec& spec, trainer::TrainingConfig* config) {
+  config->sequence_length = spec.sequence_length();
+  config->batch_size = spec.batch_size();
+  config->micro_batch_size = spec.micro_batch_size();
+  if (config->sequence_length < 1 || config->micro_batch_size < 1 || config->batch_size < 1 ||
+      config->batch_size % config->micro_batch_size != 0) {
+    return absl::InvalidArgumentError(
+        "training: sequence_length, batch_size and micro_batch_size "
+        "are not a resolved job's");
+  }
+  const int64_t tokens_per_step = config->sequence_length * config->batch_size;
+  config->steps = spec.has_steps() ? spec.steps() : (spec.tokens() - 1) / tokens_per_step + 1;
+  config->validation_interval = spec.validation_interval();
+  config->validation_sequences = spec.validation_sequences();
+  config->init_from = spec.init_from();
+  return absl::OkStatus();
+}
+
+std::string ConfigDigest(v1::JobSpec spec) {
+  spec.clear_name();
+  spec.clear_labels();
+  spec.clear_priority();
+  spec.clear_resources();
+  spec.clear_restart();
+  return spec::DeterministicDigest(spec);
+}
+
+}  // namespace
+
+absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& spec,
+                                                           const v1::ResolvedPrecision& precision,
+                                                           const TrainerPlaces& places) {
+  trainer::TrainingConfig config;
+  config.seed = spec.seed();
+  config.model = ConvertModel(spec.model());
+  NIBBLE_RETURN_IF_ERROR(ConvertPrecision(spec, precision, &config));
+  NIBBLE_RETURN_IF_ERROR(ConvertTraining(spec.training(), &config));
+  NIBBLE_RETURN_IF_ERROR(ConvertOptimizer(spec.optimizer(), &config));
+  config.data_directory = JoinPath(places.data_directory, spec.data().path());
+  config.checkpoint_interval = spec.checkpoint().interval();
+  config.output_directory = places.output_directory;
+  config.backend = spec.resources().backend();
+  config.threads = spec.resources().threads();
+  config.config_digest = ConfigDigest(spec);
+  return config;
+}
+
+}  // namespace nibble::worker
