@@ -39,10 +39,10 @@ class MainPathTest(unittest.TestCase):
             while True:
                 page = urllib.request.urlopen(
                     f"http://{cluster.ports['metrics']}/metrics", timeout=5).read().decode()
-                if page.count("\nnibble_training_loss{") == 2 or time.monotonic() > deadline:
+                if page.count("\nnibble_job_loss{") == 2 or time.monotonic() > deadline:
                     break
                 time.sleep(0.2)
-            self.assertEqual(page.count("\nnibble_training_loss{"), 2, page)
+            self.assertEqual(page.count("\nnibble_job_loss{"), 2, page)
             self.assertRegex(page, r'nibble_jobs\{[^}]*state="queued"[^}]*\} 1')
             self.assertRegex(page, r'nibble_jobs\{[^}]*state="running"[^}]*\} 2')
             for job in jobs:
