@@ -46,15 +46,13 @@ absl::StatusOr<std::unique_ptr<DeviceBuffer>> HostBackend::Allocate(int64_t byte
   NIBBLE_CHECK(bytes >= 0);
   const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   const auto exhausted = [&] {
-    return absl::ResourceExhaustedError(absl::StrCat("cannot allocate ", bytes,
-                                                     " bytes; this machine has ", memory,
-                                                     " bytes of memory"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "cannot allocate ", bytes, " bytes; this machine has ", memory, " bytes of memory"));
   };
   if (bytes > memory) return exhausted();
   const int64_t unit = bytes >= kHugePage ? kHugePage : 4096;
   const int64_t mapped = (bytes + unit) / unit * unit;  // at least one page, also for 0 bytes
-  void* data =
-      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return exhausted();
   if (bytes >= kHugePage) madvise(data, mapped, MADV_HUGEPAGE);
   std::memset(data, 0, mapped);

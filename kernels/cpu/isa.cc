@@ -34,12 +34,11 @@ absl::StatusOr<Isa> ChooseIsa() {
   for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
     if (NameOf(isa) != wanted) continue;
     if (isa <= detected) return isa;
-    return absl::FailedPreconditionError(absl::StrCat("NIBBLE_CPU_ISA is '", wanted,
-                                                      "', but this machine's widest is ",
-                                                      NameOf(detected)));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "NIBBLE_CPU_ISA is '", wanted, "', but this machine's widest is ", NameOf(detected)));
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "NIBBLE_CPU_ISA is '", wanted, "'; it takes baseline, avx2 or avx512"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("NIBBLE_CPU_ISA is '", wanted, "'; it takes baseline, avx2 or avx512"));
 }
 
 }  // namespace nibble::kernels::cpu

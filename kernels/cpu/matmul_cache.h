@@ -9,8 +9,8 @@
 #include <tuple>
 #include <vector>
 
-#include "kernels/op_args.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/op_args.h"
 
 namespace nibble::kernels::cpu {
 

@@ -8,9 +8,9 @@
 
 #include <cstdint>
 
-#include "kernels/op_args.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/op_args.h"
 
 namespace nibble::kernels::cpu {
 

@@ -216,8 +216,9 @@ NIBBLE_SIMD F32x16 RoundToBf16(F32x16 a) {
   return FloatOf(r);
 }
 
-NIBBLE_SIMD void StoreBf16(uint16_t* to, F32x16 a) {
-  const I32x16 r = ShiftRight(BitsOf(RoundToBf16(a)), 16);
+// Of values that are BF16 already: cuts the lower half off.
+NIBBLE_SIMD void StoreBf16Exact(uint16_t* to, F32x16 a) {
+  const I32x16 r = ShiftRight(BitsOf(a), 16);
 #if defined(__AVX512F__)
   _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)r.part[0]));
 #elif defined(__AVX2__)
@@ -228,6 +229,8 @@ NIBBLE_SIMD void StoreBf16(uint16_t* to, F32x16 a) {
   _mm_storeu_si128((__m128i*)(to + 8), _mm_packus_epi32((__m128i)r.part[2], (__m128i)r.part[3]));
 #endif
 }
+
+NIBBLE_SIMD void StoreBf16(uint16_t* to, F32x16 a) { StoreBf16Exact(to, RoundToBf16(a)); }
 
 // ---- reductions: lanes i and i+8, then i+4, i+2, i+1 ----
 #if defined(__AVX512F__)
@@ -256,10 +259,10 @@ NIBBLE_REDUCE(ReduceMax, max)
 #undef NIBBLE_REDUCE
 #undef NIBBLE_FOLD_TO_4
 
-// e^x within 2 ulp; 0 below -87.3, infinity above 88.7. Cody and Waite's reduction, Cephes'
+// e^x within 2 ulp; 0 below -87.3, infinity above 88.7, NaN for NaN. Cody and Waite's reduction, Cephes'
 // polynomial (expf of netlib.org/cephes).
 NIBBLE_SIMD F32x16 Exp(F32x16 x) {
-  const F32x16 clamped = Min(Max(x, Set1(-87.5f)), Set1(88.75f));
+  const F32x16 clamped = Min(Set1(88.75f), Max(Set1(-87.5f), x));
   // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
   const F32x16 magic = Set1(12582912.0f);
   const F32x16 shifted = clamped * Set1(1.44269504088896341f) + magic;

@@ -1,0 +1,350 @@
+#include "kernels/cpu/quantize_kernels.h"
+
+#include "kernels/cpu/quantize_lanes.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/nvfp4/hadamard.h"
+
+namespace nibble::kernels::cpu::NIBBLE_ISA {
+namespace {
+
+constexpr int kBand = 16;
+
+struct F32Source {
+  using Element = float;
+  NIBBLE_SIMD F32x16 Read(const float* from) { return Load(from); }
+};
+struct BF16Source {
+  using Element = uint16_t;
+  NIBBLE_SIMD F32x16 Read(const uint16_t* from) { return LoadBf16(from); }
+};
+
+// What becomes of sixteen rounded elements: E2M1 values in FP32 and their block scales.
+struct F32Sink {
+  using Element = float;
+  NIBBLE_SIMD void Write(float* to, F32x16 value, F32x16 scale) { Store(to, value * scale); }
+};
+struct BF16Sink {
+  using Element = uint16_t;
+  NIBBLE_SIMD void Write(uint16_t* to, F32x16 value, F32x16 scale) {
+    StoreBf16Exact(to, value * scale);
+  }
+};
+struct CodesSink {
+  using Element = uint8_t;
+  NIBBLE_SIMD void Write(uint8_t* to, F32x16 value, F32x16) { StoreBytes(to, CodesOf(value)); }
+};
+
+// ---- stochastic rounding: the blocks' indices and bytes ----
+
+// Sixteen block indices, split for Philox.
+struct BlockIndices {
+  int32_t low[16];
+  int32_t high[16];
+};
+NIBBLE_SIMD void SetIndex(BlockIndices* indices, int lane, uint64_t index) {
+  indices->low[lane] = static_cast<int32_t>(index);
+  indices->high[lane] = static_cast<int32_t>(index >> 32);
+}
+NIBBLE_SIMD PhiloxLanes Draw(const StochasticKey& key, const BlockIndices& indices) {
+  return RandomLanes(key, LoadI(indices.low), LoadI(indices.high));
+}
+
+// The 16 bytes of each block in order, from words by lane.
+NIBBLE_SIMD void BytesByBlock(const PhiloxLanes& random, uint8_t* bytes) {
+  int32_t words[4][16];
+  for (int w = 0; w < 4; ++w) StoreI(words[w], random.word[w]);
+  for (int lane = 0; lane < 16; lane += 4) {
+    __m128 row[4];
+    for (int w = 0; w < 4; ++w) row[w] = _mm_loadu_ps((const float*)&words[w][lane]);
+    _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
+    for (int i = 0; i < 4; ++i) _mm_storeu_ps((float*)(bytes + 16 * (lane + i)), row[i]);
+  }
+}
+
+// ---- kRow ----
+
+// Index of the operand's block (row, col / 16).
+NIBBLE_SIMD uint64_t BlockIndex(const StochasticKey& key, int64_t row, int64_t block_col) {
+  return static_cast<uint64_t>(key.first_row + row) * static_cast<uint64_t>(key.total_cols / 16) +
+         static_cast<uint64_t>(key.first_col / 16 + block_col);
+}
+
+// Up to 16 blocks that follow each other in memory, wherever rows end.
+template <class Source, class Sink, bool kStochastic>
+static void QuantizeBlocks(const QuantizeJob& job, int64_t first_block, int count) {
+  const int64_t blocks_a_row = job.cols / 16;
+  const auto* in = static_cast<const typename Source::Element*>(job.source) + first_block * 16;
+  auto* out = static_cast<typename Sink::Element*>(job.out) + first_block * 16;
+  float amax[16] = {};
+  for (int i = 0; i < count; ++i) amax[i] = ReduceMax(Abs(Source::Read(in + 16 * i)));
+  const BlockScales scales = ScalesOf(Load(amax), job.multiplier, job.decode);
+  float scale[16], encode[16];
+  Store(scale, scales.scale);
+  Store(encode, scales.encode);
+  uint8_t bytes[256];
+  if (kStochastic) {
+    BlockIndices indices;
+    int64_t row = first_block / blocks_a_row;
+    int64_t col = first_block % blocks_a_row;
+    for (int i = 0; i < 16; ++i) {
+      SetIndex(&indices, i, BlockIndex(job.key, row, col));
+      if (++col == blocks_a_row) {
+        col = 0;
+        ++row;
+      }
+    }
+    BytesByBlock(Draw(job.key, indices), bytes);
+  }
+  for (int i = 0; i < count; ++i) {
+    const F32x16 y = Source::Read(in + 16 * i) * Set1(encode[i]);
+    const F32x16 value =
+        kStochastic ? StochasticE2m1(y, WidenBytes(bytes + 16 * i)) : NearestE2m1(y);
+    Sink::Write(out + 16 * i, value, Set1(scale[i]));
+  }
+  if (job.scales != nullptr) {
+    uint8_t codes[16];
+    StoreBytes(codes, ScaleCodes(scales.scale));
+    for (int i = 0; i < count; ++i) job.scales[first_block + i] = codes[i];
+  }
+}
+
+template <class Source, class Sink, bool kStochastic>
+static void QuantizeRows(const QuantizeJob& job, BandRange bands) {
+  const int64_t last_row = bands.last * kBand < job.rows ? bands.last * kBand : job.rows;
+  const int64_t last = last_row * (job.cols / 16);
+  for (int64_t block = bands.first * kBand * (job.cols / 16); block < last; block += 16) {
+    const int count = static_cast<int>(last - block < 16 ? last - block : 16);
+    QuantizeBlocks<Source, Sink, kStochastic>(job, block, count);
+  }
+}
+
+// ---- kColumn: lanes are columns, so that amax, scales and random words never cross lanes ----
+
+template <class Source, class Sink, bool kStochastic>
+static void QuantizeColumns(const QuantizeJob& job, BandRange bands) {
+  for (int64_t band = bands.first; band < bands.last; ++band) {
+    const int64_t row = band * kBand;
+    for (int64_t col = 0; col < job.cols; col += 16) {
+      const auto* in =
+          static_cast<const typename Source::Element*>(job.source) + row * job.cols + col;
+      auto* out = static_cast<typename Sink::Element*>(job.out) + row * job.cols + col;
+      F32x16 amax = Abs(Source::Read(in));
+      for (int r = 1; r < kBand; ++r) amax = Max(amax, Abs(Source::Read(in + r * job.cols)));
+      if (job.shape == BlockShape::kTileTransposed) amax = Set1(ReduceMax(amax));
+      const BlockScales scales = ScalesOf(amax, job.multiplier, job.decode);
+      PhiloxLanes random;
+      if (kStochastic) {
+        BlockIndices indices;
+        for (int i = 0; i < 16; ++i) SetIndex(&indices, i, BlockIndex(job.key, col + i, band));
+        random = Draw(job.key, indices);
+      }
+      for (int r = 0; r < kBand; ++r) {
+        const F32x16 y = Source::Read(in + r * job.cols) * scales.encode;
+        F32x16 value;
+        if (kStochastic) {
+          value = StochasticE2m1(y, ShiftRight(random.word[r / 4], 8 * (r % 4)) & Set1I(255));
+        } else {
+          value = NearestE2m1(y);
+        }
+        Sink::Write(out + r * job.cols, value, scales.scale);
+      }
+      if (job.scales != nullptr) {
+        uint8_t codes[16];
+        StoreBytes(codes, ScaleCodes(scales.scale));
+        for (int i = 0; i < 16; ++i) job.scales[(col + i) * (job.rows / 16) + band] = codes[i];
+      }
+    }
+  }
+}
+
+// ---- kTile ----
+
+// 16 rows of a tile with one scale.
+template <class Source, class Sink, bool kStochastic>
+static void QuantizeTile(const QuantizeJob& job, int64_t row, int64_t col, float encode,
+                         float scale) {
+  const auto* in = static_cast<const typename Source::Element*>(job.source) + row * job.cols + col;
+  auto* out = static_cast<typename Sink::Element*>(job.out) + row * job.cols + col;
+  uint8_t bytes[256];
+  if (kStochastic) {
+    BlockIndices indices;
+    for (int i = 0; i < 16; ++i) SetIndex(&indices, i, BlockIndex(job.key, row + i, col / 16));
+    BytesByBlock(Draw(job.key, indices), bytes);
+  }
+  for (int r = 0; r < kBand; ++r) {
+    const F32x16 y = Source::Read(in + r * job.cols) * Set1(encode);
+    const F32x16 value =
+        kStochastic ? StochasticE2m1(y, WidenBytes(bytes + 16 * r)) : NearestE2m1(y);
+    Sink::Write(out + r * job.cols, value, Set1(scale));
+  }
+}
+
+template <class Source, class Sink, bool kStochastic>
+static void QuantizeTiles(const QuantizeJob& job, BandRange bands) {
+  const int64_t tiles_a_row = job.cols / 16;
+  for (int64_t band = bands.first; band < bands.last; ++band) {
+    for (int64_t first = 0; first < tiles_a_row; first += 16) {
+      const int count = static_cast<int>(tiles_a_row - first < 16 ? tiles_a_row - first : 16);
+      float amax[16] = {};
+      for (int i = 0; i < count; ++i) {
+        const auto* in = static_cast<const typename Source::Element*>(job.source) +
+                         band * kBand * job.cols + (first + i) * 16;
+        F32x16 lanes = Zero();
+        for (int r = 0; r < kBand; ++r) lanes = Max(lanes, Abs(Source::Read(in + r * job.cols)));
+        amax[i] = ReduceMax(lanes);
+      }
+      const BlockScales scales = ScalesOf(Load(amax), job.multiplier, job.decode);
+      float scale[16], encode[16];
+      Store(scale, scales.scale);
+      Store(encode, scales.encode);
+      for (int i = 0; i < count; ++i) {
+        QuantizeTile<Source, Sink, kStochastic>(job, band * kBand, (first + i) * 16, encode[i],
+                                                scale[i]);
+      }
+      if (job.scales != nullptr) {
+        uint8_t codes[16];
+        StoreBytes(codes, ScaleCodes(scales.scale));
+        for (int i = 0; i < count; ++i) job.scales[band * tiles_a_row + first + i] = codes[i];
+      }
+    }
+  }
+}
+
+// ---- which of them ----
+
+template <class Source, class Sink, bool kStochastic>
+static void QuantizeShape(const QuantizeJob& job, BandRange bands) {
+  switch (job.shape) {
+    case BlockShape::kRow:
+      return QuantizeRows<Source, Sink, kStochastic>(job, bands);
+    case BlockShape::kColumn:
+    case BlockShape::kTileTransposed:
+      return QuantizeColumns<Source, Sink, kStochastic>(job, bands);
+    case BlockShape::kTile:
+      return QuantizeTiles<Source, Sink, kStochastic>(job, bands);
+  }
+}
+
+template <class Source, class Sink>
+static void QuantizeRounding(const QuantizeJob& job, BandRange bands) {
+  job.stochastic ? QuantizeShape<Source, Sink, true>(job, bands)
+                 : QuantizeShape<Source, Sink, false>(job, bands);
+}
+
+template <class Source>
+static void QuantizeSource(const QuantizeJob& job, BandRange bands) {
+  switch (job.output) {
+    case QuantizeOutput::kF32:
+      return QuantizeRounding<Source, F32Sink>(job, bands);
+    case QuantizeOutput::kBF16:
+      return QuantizeRounding<Source, BF16Sink>(job, bands);
+    case QuantizeOutput::kCodes:
+      return QuantizeRounding<Source, CodesSink>(job, bands);
+  }
+}
+
+void Quantize(const QuantizeJob& job, BandRange bands) {
+  job.source_type == DType::kBF16 ? QuantizeSource<BF16Source>(job, bands)
+                                  : QuantizeSource<F32Source>(job, bands);
+}
+
+// ---- maximum ----
+
+NIBBLE_SIMD I32x16 MaxI(I32x16 a, I32x16 b) {
+  for (int p = 0; p < kParts; ++p) a.part[p] = a.part[p] > b.part[p] ? a.part[p] : b.part[p];
+  return a;
+}
+
+NIBBLE_SIMD uint32_t LargestLane(I32x16 a) {
+  int32_t lanes[16];
+  StoreI(lanes, a);
+  int32_t largest = 0;
+  for (int i = 0; i < 16; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  return static_cast<uint32_t>(largest);
+}
+
+template <class Source>
+static uint32_t MaxOf(const void* source, int64_t size) {
+  const auto* in = static_cast<const typename Source::Element*>(source);
+  const I32x16 magnitude = Set1I(0x7fffffff);
+  I32x16 largest[2] = {};  // two chains hide the latency
+  int64_t i = 0;
+  for (; i + 32 <= size; i += 32) {
+    largest[0] = MaxI(largest[0], BitsOf(Source::Read(in + i)) & magnitude);
+    largest[1] = MaxI(largest[1], BitsOf(Source::Read(in + i + 16)) & magnitude);
+  }
+  if (i < size) largest[0] = MaxI(largest[0], BitsOf(Source::Read(in + i)) & magnitude);
+  return LargestLane(MaxI(largest[0], largest[1]));
+}
+
+// `size` is a multiple of 16.
+uint32_t MaxMagnitudeBits(const void* source, DType type, int64_t size) {
+  return type == DType::kBF16 ? MaxOf<BF16Source>(source, size) : MaxOf<F32Source>(source, size);
+}
+
+// ---- Hadamard ----
+
+// nvfp4::Hadamard16 on sixteen groups at once: element i of each group in g[i]. Reads the elements
+// `step` apart and writes them back `step` apart.
+NIBBLE_SIMD void HadamardLanes(F32x16* g) {
+  for (int i = 0; i < nvfp4::kHadamardSize; ++i) {
+    if ((nvfp4::kHadamardSigns >> i) & 1u) g[i] = FloatOf(BitsOf(g[i]) ^ Set1I(INT32_MIN));
+  }
+  for (int stride = 1; stride < nvfp4::kHadamardSize; stride *= 2) {
+    for (int i = 0; i < nvfp4::kHadamardSize; ++i) {
+      if ((i & stride) != 0) continue;
+      const F32x16 a = g[i];
+      const F32x16 b = g[i + stride];
+      g[i] = a + b;
+      g[i + stride] = a - b;
+    }
+  }
+  for (int i = 0; i < nvfp4::kHadamardSize; ++i) {
+    g[i] = RoundToBf16(g[i] * Set1(nvfp4::kHadamardScale));
+  }
+}
+
+NIBBLE_SIMD void TransposeLanes(F32x16* g) {
+  float from[16][16], to[16][16];
+  for (int i = 0; i < 16; ++i) Store(from[i], g[i]);
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) to[j][i] = from[i][j];
+  }
+  for (int i = 0; i < 16; ++i) g[i] = Load(to[i]);
+}
+
+template <class Source>
+static uint32_t HadamardBands(const HadamardJob& job, BandRange bands) {
+  const auto* in = static_cast<const typename Source::Element*>(job.source);
+  I32x16 largest = {};
+  for (int64_t row = bands.first * kBand; row < bands.last * kBand; row += kBand) {
+    for (int64_t col = 0; col < job.cols; col += 16) {
+      F32x16 g[16];
+      for (int i = 0; i < 16; ++i) g[i] = Source::Read(in + (row + i) * job.cols + col);
+      if (!job.along_columns) TransposeLanes(g);
+      HadamardLanes(g);
+      if (!job.along_columns) TransposeLanes(g);
+      for (int i = 0; i < 16; ++i) {
+        const int64_t at = (row + i) * job.cols + col;
+        largest = MaxI(largest, BitsOf(g[i]) & Set1I(0x7fffffff));
+        if (job.out_type == DType::kBF16) {
+          StoreBf16Exact(static_cast<uint16_t*>(job.out) + at, g[i]);
+        } else {
+          Store(static_cast<float*>(job.out) + at, g[i]);
+        }
+      }
+    }
+  }
+  return LargestLane(largest);
+}
+
+uint32_t Hadamard(const HadamardJob& job, BandRange bands) {
+  return job.source_type == DType::kBF16 ? HadamardBands<BF16Source>(job, bands)
+                                         : HadamardBands<F32Source>(job, bands);
+}
+
+}  // namespace
+
+const QuantizeKernels kQuantizeKernels = {MaxMagnitudeBits, Hadamard, Quantize};
+
+}  // namespace nibble::kernels::cpu::NIBBLE_ISA
