@@ -56,8 +56,7 @@ void Agent::ConnectIfDue() {
   request.set_host(options_.host);
   request.set_device_kind(options_.device_kind);
   request.set_device_name(options_.device_name);
-  // A worker that shuts down takes no more work.
-  request.set_slots(shutting_down_ ? 0 : options_.slots);
+  request.set_slots(options_.slots);
   request.set_version(options_.version);
   std::vector<Key> running;
   for (const auto& [key, attempt] : attempts_) {
@@ -249,6 +248,7 @@ void Agent::Reconcile() {
 
 void Agent::Begin(const v1::Assignment& assignment) {
   const v1::AttemptKey& key = assignment.key();
+  // In a shutdown it is given back at once, upon which the daemon assigns nothing for a while.
   const bool run = assignment.action() == v1::Assignment::RUN && !shutting_down_;
   if (run && !HasRoom(assignment)) return;  // until an old trainer is dead
   auto attempt = std::make_shared<Attempt>(context_, assignment);
@@ -338,14 +338,6 @@ void Agent::ShutDown() {
   shutting_down_ = true;
   shutdown_at_ = Now();
   for (const auto& [key, attempt] : attempts_) attempt->Release();
-  const bool daemon_knows = desired_.has_value() && desired_->shut_down();
-  if (attempts_.empty() || daemon_knows || session_ != Session::kRegistered) return;
-  // Registers anew, with no slots: else what is given back would be assigned here again.
-  session_ = Session::kNone;
-  ++session_number_;
-  desired_.reset();
-  renewing_ = false;
-  context_.link->StopWatching();
 }
 
 void Agent::EnforceLimits() {
