@@ -1,0 +1,37 @@
+// The model family "llama" and AdamW once more, in FP64 and as plainly as possible: nothing of it
+// is shared with what it checks. Weights go by their names in a checkpoint.
+#ifndef TESTS_TRAINING_PLAIN_LLAMA_H_
+#define TESTS_TRAINING_PLAIN_LLAMA_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "worker/model/llama_config.h"
+
+namespace nibble::testing {
+
+using PlainWeights = std::map<std::string, std::vector<double>>;
+
+// Mean cross-entropy in nats over all sequences and positions. inputs, targets: [sequences][T].
+double PlainLoss(const model::LlamaConfig& config, const PlainWeights& weights,
+                 const std::vector<std::vector<int32_t>>& inputs,
+                 const std::vector<std::vector<int32_t>>& targets);
+
+// Gradient of PlainLoss by central differences; error about 1e-9 for values and weights near 1.
+PlainWeights PlainGradient(const model::LlamaConfig& config, const PlainWeights& weights,
+                           const std::vector<std::vector<int32_t>>& inputs,
+                           const std::vector<std::vector<int32_t>>& targets);
+
+struct PlainAdamW {
+  double beta1, beta2, epsilon, weight_decay, clip;
+  PlainWeights m, v;
+  int64_t t = 0;
+  // Decay applies to every weight whose name has no "norm" in it. Returns the gradient's norm.
+  double Update(double learning_rate, const PlainWeights& gradient, PlainWeights* weights);
+};
+
+}  // namespace nibble::testing
+
+#endif  // TESTS_TRAINING_PLAIN_LLAMA_H_

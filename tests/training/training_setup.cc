@@ -1,0 +1,125 @@
+#include "tests/training/training_setup.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace nibble::testing {
+
+using kernels::Format;
+using kernels::OperandFormat;
+using kernels::Rounding;
+
+kernels::LinearFormat FormatOf(Recipe recipe) {
+  kernels::LinearFormat format;
+  if (recipe == Recipe::kNvfp4) {
+    const OperandFormat rows{Format::kNvfp4, 1, 0, Rounding::kNearest};
+    const OperandFormat tiles{Format::kNvfp4, 16, 0, Rounding::kNearest};
+    format.fprop = {rows, tiles};
+    format.dgrad = {{Format::kNvfp4, 1, 0, Rounding::kStochastic}, tiles};
+    format.wgrad = {{Format::kNvfp4, 1, 16, Rounding::kStochastic},
+                    {Format::kNvfp4, 1, 16, Rounding::kNearest}};
+    return format;
+  }
+  OperandFormat plain;
+  plain.format = recipe == Recipe::kFp32 ? Format::kF32 : Format::kBF16;
+  format.fprop = format.dgrad = format.wgrad = {plain, plain};
+  return format;
+}
+
+namespace {
+
+void FillLinears(Recipe recipe, int64_t quantised_blocks, trainer::TrainingConfig* config) {
+  config->fp32_activations = recipe == Recipe::kFp32;
+  for (int64_t block = 0; block < config->model.blocks; ++block) {
+    for (const char* layer : {"attention.qkv", "attention.output", "mlp.gate_up", "mlp.down"}) {
+      const bool high_precision = recipe == Recipe::kNvfp4 && block >= quantised_blocks;
+      config->linears.push_back({absl::StrCat("blocks.", block, ".", layer),
+                                 FormatOf(high_precision ? Recipe::kBf16 : recipe)});
+    }
+  }
+}
+
+}  // namespace
+
+trainer::TrainingConfig MicroscopicConfig() {
+  trainer::TrainingConfig config;
+  config.seed = 0x123456789abcdef0;
+  config.model.vocab_size = 11;
+  config.model.width = 10;
+  config.model.blocks = 2;
+  config.model.heads = 4;
+  config.model.kv_heads = 2;
+  config.model.head_size = 4;
+  config.model.mlp_width = 14;
+  config.model.init_std = 0.4;
+  config.steps = 5;
+  config.sequence_length = 6;
+  config.batch_size = 4;
+  config.micro_batch_size = 2;
+  config.schedule.warmup_steps = 2;
+  config.optimizer.learning_rate = 0.01;
+  // Large enough that an element whose gradient is all rounding noise moves by noise, not by a
+  // whole learning rate.
+  config.optimizer.epsilon = 1e-4;
+  config.config_digest = "microscopic";
+  FillLinears(Recipe::kFp32, 0, &config);
+  return config;
+}
+
+trainer::TrainingConfig SmallConfig(Recipe recipe) {
+  trainer::TrainingConfig config;
+  config.seed = 42;
+  config.model.vocab_size = 48;
+  config.model.width = 32;
+  config.model.blocks = 3;
+  config.model.heads = 2;
+  config.model.kv_heads = 1;
+  config.model.head_size = 16;
+  config.model.mlp_width = 48;
+  config.model.init_std = 0.1;
+  config.steps = 6;
+  config.sequence_length = 16;
+  config.batch_size = 4;
+  config.micro_batch_size = 2;
+  config.validation_interval = 4;
+  config.schedule.warmup_steps = 1;
+  config.optimizer.learning_rate = 0.01;
+  config.config_digest = "small";
+  FillLinears(recipe, /*quantised_blocks=*/2, &config);
+  return config;
+}
+
+Bench::Bench(const trainer::TrainingConfig& config, const std::string& backend_name, int threads,
+             int64_t train_sequences)
+    : config(config),
+      train(MemoryData::Learnable(train_sequences, config.model.vocab_size, config.sequence_length,
+                                  /*seed=*/1)),
+      validation(MemoryData::Learnable(/*sequences=*/3, config.model.vocab_size,
+                                       config.sequence_length, /*seed=*/2)) {
+  kernels::BackendOptions options;
+  options.threads = threads;
+  auto made = kernels::CreateBackend(backend_name, options);
+  NIBBLE_CHECK(made.ok());
+  backend = *std::move(made);
+  communicator = collective::SingleProcessCommunicator(*backend);
+}
+
+trainer::TrainerParts Bench::parts() const {
+  return {backend.get(), communicator.get(), &train, &validation};
+}
+
+std::unique_ptr<trainer::Trainer> Bench::MakeTrainer() const {
+  auto trainer = trainer::Trainer::Create(config, parts());
+  NIBBLE_CHECK(trainer.ok());
+  NIBBLE_CHECK((*trainer)->Initialise().ok());
+  return *std::move(trainer);
+}
+
+std::vector<float> ReadDevice(kernels::Backend& backend, const float* device, int64_t size) {
+  std::vector<float> values(size);
+  backend.CopyToHost(values.data(), device, size * 4);
+  NIBBLE_CHECK(backend.Wait(backend.Record()).ok());
+  return values;
+}
+
+}  // namespace nibble::testing
