@@ -59,8 +59,9 @@ struct MetricQuery {
   std::vector<std::string> names;
   int64_t first_step = 0;
   int64_t last_step = 0;  // 0 for no bound
-  // At most this many rows (at least 2), evenly spaced over the rows there are, the first and the
-  // last among them; 0 for all. Then `after` and `limit` do not count.
+  // At most this many rows (2 to kMaxPoints), evenly spaced over the rows there are (to a sixteenth
+  // of the spacing), the first and the last among them; `after` and `limit` then do not count. 0
+  // for all rows.
   int32_t max_points = 0;
   // Also rows that a later attempt trained again; else per step and rank the highest attempt's.
   bool include_superseded = false;
@@ -71,6 +72,8 @@ struct MetricQuery {
 struct MetricPage {
   std::vector<MetricRow> rows;       // in the cursor's order
   std::optional<MetricCursor> next;  // absent where this was the last
+  // Rows left out because they fail their checksum.
+  int64_t corrupt_rows = 0;
 };
 
 struct LogRecord {
@@ -91,14 +94,20 @@ struct LogPage {
   int64_t attempt = 0;  // whose lines these are; 0 where there are none
   std::vector<LogRecord> lines;
   bool more = false;
+  // Lines left out because they fail their checksum.
+  int64_t corrupt_rows = 0;
 };
 
 inline constexpr int kMaxMetricNames = 1024;  // distinct, over all jobs
 inline constexpr int kMaxMetricNameBytes = 64;
 inline constexpr int kMaxValuesOfRecord = 64;
+inline constexpr int kMaxPoints = 10'000;
 inline constexpr int kMaxRecordsOfAppend = 10'000;
 inline constexpr int kMaxLogLineBytes = 16 * 1024;        // longer lines are cut
 inline constexpr int64_t kMaxLogBytesOfJob = 16LL << 20;  // the oldest lines go first
+
+// A page of lines ends early where it has more text than this; LogPage::more is then set.
+inline constexpr int64_t kMaxLogPageBytes = 1LL << 20;
 
 // What an Append refused for a gap was waiting for; absent for other errors.
 std::optional<int64_t> ExpectedSequence(const absl::Status& status);
@@ -116,7 +125,7 @@ class MetricStore {
   virtual absl::StatusOr<int64_t> Append(const MetricSource& source,
                                          absl::Span<const MetricRecord> records) = 0;
   virtual absl::StatusOr<MetricPage> Read(const MetricQuery& query) = 0;
-  // Newest step with a row, for each job; 0 where it has none.
+  // For each job the last step of its newest attempt that has rows; 0 where none has.
   virtual absl::StatusOr<std::vector<int64_t>> LastSteps(absl::Span<const std::string> job_ids) = 0;
   // 0 for none.
   virtual absl::StatusOr<int64_t> LastSequence(const MetricSource& source) = 0;

@@ -49,6 +49,8 @@ struct EventQuery {
 struct EventPage {
   std::vector<scheduler::JobEventRecord> events;
   int64_t next = 0;  // 0 where this was the last
+  // Left out because their row fails its checksum.
+  std::vector<int64_t> corrupt_event_ids;
 };
 
 // A row that failed its checksum, kept as it was found.
