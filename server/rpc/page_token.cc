@@ -10,30 +10,30 @@ namespace nibble::rpc {
 namespace {
 
 // kind, CRC of the filters, position, CRC of all before; little-endian.
-constexpr size_t kTokenBytes = 1 + 4 + 8 + 4;
+constexpr size_t kTokenBytes = 1 + 4 + sizeof(Position) + 4;
 constexpr char kVersion = 'A';
 
 }  // namespace
 
-std::string EncodePageToken(TokenKind kind, absl::string_view filters, int64_t position) {
+std::string EncodePageToken(TokenKind kind, absl::string_view filters, const Position& position) {
   std::string bytes(kTokenBytes, '\0');
   const uint32_t filters_crc = Crc32c(filters);
   bytes[0] = static_cast<char>(kind);
   std::memcpy(&bytes[1], &filters_crc, 4);
-  std::memcpy(&bytes[5], &position, 8);
+  std::memcpy(&bytes[5], position.data(), sizeof(Position));
   const uint32_t crc = Crc32c(absl::string_view(bytes).substr(0, kTokenBytes - 4));
   std::memcpy(&bytes[kTokenBytes - 4], &crc, 4);
   return kVersion + absl::WebSafeBase64Escape(bytes);
 }
 
-absl::StatusOr<int64_t> DecodePageToken(absl::string_view token, TokenKind kind,
-                                        absl::string_view filters, absl::string_view field) {
+absl::StatusOr<Position> DecodePageToken(absl::string_view token, TokenKind kind,
+                                         absl::string_view filters, absl::string_view field) {
   std::string bytes;
   if (token.size() <= 64 &&
       absl::WebSafeBase64Unescape(token.substr(token.empty() ? 0 : 1), &bytes) &&
       bytes.size() == kTokenBytes) {
-    int64_t position = 0;
-    std::memcpy(&position, &bytes[5], 8);
+    Position position;
+    std::memcpy(position.data(), &bytes[5], sizeof(Position));
     // Making it again checks every bit, the encoding's padding included.
     if (token == EncodePageToken(kind, filters, position)) return position;
   }

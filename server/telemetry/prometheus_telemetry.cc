@@ -113,6 +113,7 @@ class PrometheusTelemetry::Metrics : public prometheus::Collectable {
 
   mutable Mutex mutex_;
   ControlPlaneCounts counts_ GUARDED_BY(mutex_);
+  std::map<std::string, int64_t> alerts_ GUARDED_BY(mutex_);
   std::map<std::pair<std::string, std::string>, std::unique_ptr<RpcMethod>> rpcs_
       GUARDED_BY(mutex_);
   std::map<std::string, std::unique_ptr<JobSeries>, std::less<>> jobs_ GUARDED_BY(mutex_);
@@ -261,6 +262,11 @@ void PrometheusTelemetry::Scheduled(double seconds) {
 
 void PrometheusTelemetry::QueueWaited(double seconds) {
   metrics_->queue_wait_seconds_.Observe(seconds);
+}
+
+void PrometheusTelemetry::Alerted(absl::string_view kind) {
+  MutexLock lock(metrics_->mutex_);
+  ++metrics_->alerts_[std::string(kind)];
 }
 
 void PrometheusTelemetry::SetCounts(const ControlPlaneCounts& counts) {

@@ -29,6 +29,7 @@ class PrometheusTelemetry : public Telemetry {
   void Committed(double seconds, int64_t group_size) override;
   void Scheduled(double seconds) override;
   void QueueWaited(double seconds) override;
+  void Alerted(absl::string_view kind) override;
   void SetCounts(const ControlPlaneCounts& counts) override;
   void JobActive(const ActiveJob& job) override;
   void TrainingSteps(absl::string_view job_id,

@@ -51,6 +51,8 @@ class Telemetry {
   virtual void Scheduled(double seconds) = 0;
   // A job waited this long from its submission (or return to the queue) to slots.
   virtual void QueueWaited(double seconds) = 0;
+  // The scheduler raised an alert of this kind; `kind` is one of a few constant names.
+  virtual void Alerted(absl::string_view kind) = 0;
   // Replaces all counts at once: a scrape sees this snapshot or an earlier one, never a mixture.
   virtual void SetCounts(const ControlPlaneCounts& counts) = 0;
 
@@ -70,6 +72,7 @@ class NullTelemetry : public Telemetry {
   void Committed(double, int64_t) override {}
   void Scheduled(double) override {}
   void QueueWaited(double) override {}
+  void Alerted(absl::string_view) override {}
   void SetCounts(const ControlPlaneCounts&) override {}
   void JobActive(const ActiveJob&) override {}
   void TrainingSteps(absl::string_view, const std::vector<TrainingStepReport>&) override {}

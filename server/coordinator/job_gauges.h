@@ -1,0 +1,39 @@
+// Turns changes of jobs into telemetry: which jobs have series, and how long they waited for slots.
+#ifndef SERVER_COORDINATOR_JOB_GAUGES_H_
+#define SERVER_COORDINATOR_JOB_GAUGES_H_
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "server/scheduler/scheduler.h"
+#include "server/scheduler/types.h"
+#include "server/telemetry/telemetry.h"
+
+namespace nibble::coordinator {
+
+// Not thread-safe.
+class JobGauges {
+ public:
+  using RecipeOf = std::function<std::string(const scheduler::JobDocument&)>;
+  JobGauges(telemetry::Telemetry* telemetry, RecipeOf recipe_of)
+      : telemetry_(telemetry), recipe_of_(std::move(recipe_of)) {}
+
+  // The job as it now is.
+  void Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos);
+
+ private:
+  telemetry::Telemetry* telemetry_;
+  RecipeOf recipe_of_;
+  std::map<std::string, int64_t> queued_since_nanos_;
+};
+
+// Rows by state (the store's counters) and the scheduler's own sums, in telemetry's form.
+telemetry::ControlPlaneCounts CountsOf(const std::array<int64_t, 10>& jobs_by_state,
+                                       const scheduler::SchedulerStats& stats);
+
+}  // namespace nibble::coordinator
+
+#endif  // SERVER_COORDINATOR_JOB_GAUGES_H_

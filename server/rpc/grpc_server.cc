@@ -1,0 +1,175 @@
+#include "server/rpc/grpc_server.h"
+
+#include <grpc/grpc_security_constants.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/files.h"
+#include "base/status_macros.h"
+#include "server/rpc/grpc_service.h"
+
+namespace nibble::rpc {
+namespace {
+
+constexpr int64_t kMaxPemBytes = 1 << 20;
+// Whole headers of one call. Ours are a few hundred bytes.
+constexpr int kMaxMetadataBytes = 16 * 1024;
+constexpr int kMaxConcurrentStreamsPerConnection = 512;
+// Buffers of the transport, over all connections; beyond it gRPC refuses new ones.
+constexpr size_t kTransportMemoryBytes = 256u << 20;
+// Only reflection streams hold a thread each.
+constexpr int kMaxThreads = 64;
+constexpr int kMillis = 1000;
+
+struct HostPort {
+  std::string host;
+  std::string port;
+};
+
+absl::StatusOr<HostPort> SplitAddress(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon == absl::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("address '", address, "' is not HOST:PORT with a port of 0 to 65535"));
+  }
+  return HostPort{std::string(address.substr(0, colon)), std::string(address.substr(colon + 1))};
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const TlsFiles& files) {
+  if (files.certificate.empty()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions options(
+      files.client_ca.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                              : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
+  NIBBLE_ASSIGN_OR_RETURN(pair.cert_chain, ReadFile(files.certificate, kMaxPemBytes));
+  NIBBLE_ASSIGN_OR_RETURN(pair.private_key, ReadFile(files.key, kMaxPemBytes));
+  options.pem_key_cert_pairs.push_back(std::move(pair));
+  if (!files.client_ca.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(options.pem_root_certs, ReadFile(files.client_ca, kMaxPemBytes));
+  }
+  return grpc::SslServerCredentials(options);
+}
+
+void SetLimits(grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(static_cast<int>(kMaxAppendMessageBytes) + 1024);
+  // Compressed requests would be inflated before any limit of ours applies.
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder->SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  grpc::ResourceQuota quota("nibbled");
+  quota.Resize(kTransportMemoryBytes);
+  quota.SetMaxThreads(kMaxThreads);
+  builder->SetResourceQuota(quota);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreamsPerConnection);
+  // Without this a second daemon could bind the same port and take half of the connections.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A peer that connects and says nothing gives its descriptor back after this.
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10 * kMillis);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 600 * kMillis);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30 * kMillis);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10 * kMillis);
+  // Clients may ping every 5 s, also with no call under way.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5 * kMillis);
+}
+
+absl::Status CheckAddresses(const GrpcServerOptions& options) {
+  for (const std::string& address : options.listen) {
+    NIBBLE_RETURN_IF_ERROR(SplitAddress(address).status());
+    if (options.tls.certificate.empty() && !options.insecure && !IsLoopback(address)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "refusing to listen on ", address,
+          " without TLS: anyone who reaches it could run jobs. Give --tls-cert and --tls-key (and "
+          "--tls-client-ca to demand client certificates), or say --insecure if the network is "
+          "trusted."));
+    }
+  }
+  if (options.tls.certificate.empty() != options.tls.key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key go together");
+  }
+  if (!options.tls.client_ca.empty() && options.tls.certificate.empty()) {
+    return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  if (options.unix_socket.size() >= sizeof(sockaddr_un::sun_path)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the socket path ", options.unix_socket, " has ", options.unix_socket.size(),
+                     " bytes; allowed: at most ", sizeof(sockaddr_un::sun_path) - 1,
+                     ". Use a shorter --state-dir."));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool IsLoopback(absl::string_view address) {
+  const absl::StatusOr<HostPort> split = SplitAddress(address);
+  if (!split.ok()) return false;
+  // Only numbers: a name that starts with "127." can resolve to anything.
+  const bool ipv4 = absl::StartsWith(split->host, "127.") &&
+                    split->host.find_first_not_of("0123456789.") == std::string::npos;
+  return ipv4 || split->host == "localhost" || split->host == "[::1]";
+}
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
+    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
+  NIBBLE_RETURN_IF_ERROR(CheckAddresses(options));
+  NIBBLE_ASSIGN_OR_RETURN(auto credentials, Credentials(options.tls));
+  grpc::EnableDefaultHealthCheckService(true);
+  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetLimits(&builder);
+  std::vector<int> ports(options.listen.size(), 0);
+  for (size_t i = 0; i < options.listen.size(); ++i) {
+    builder.AddListeningPort(options.listen[i], credentials, &ports[i]);
+  }
+  int unix_port = 1;
+  if (!options.unix_socket.empty()) {
+    builder.AddListeningPort("unix:" + options.unix_socket, grpc::InsecureServerCredentials(),
+                             &unix_port);
+  }
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  auto server = std::unique_ptr<GrpcServer>(new GrpcServer);
+  server->server_ = builder.BuildAndStart();
+  for (size_t i = 0; i < ports.size(); ++i) {
+    if (server->server_ == nullptr || ports[i] == 0) {
+      return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen[i],
+                                                 ": the address is in use or not of this machine"));
+    }
+    server->addresses_.push_back(
+        absl::StrCat(SplitAddress(options.listen[i])->host, ":", ports[i]));
+  }
+  if (server->server_ == nullptr || unix_port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on unix:", options.unix_socket));
+  }
+  if (!options.unix_socket.empty()) ::chmod(options.unix_socket.c_str(), 0600);
+  return server;
+}
+
+GrpcServer::~GrpcServer() = default;
+
+void GrpcServer::StopServing() {
+  if (server_->GetHealthCheckService() != nullptr) {
+    server_->GetHealthCheckService()->SetServingStatus(false);
+  }
+}
+
+void GrpcServer::ShutDown(double grace_seconds) {
+  server_->Shutdown(std::chrono::system_clock::now() +
+                    std::chrono::milliseconds(static_cast<int64_t>(grace_seconds * 1000)));
+}
+
+}  // namespace nibble::rpc
