@@ -179,11 +179,13 @@ bool Walker::Packed(const FieldDescriptor* field, absl::string_view payload,
                     const std::string& path) {
   const auto type =
       WireFormatLite::WireTypeForFieldType(static_cast<WireFormatLite::FieldType>(field->type()));
+  const std::string list = path.substr(0, path.rfind('['));
   absl::string_view element;
   uint64_t number = 0;
-  while (!payload.empty()) {
-    if (!Count(path) || !ReadElement(&payload, type, path, &element, &number)) return false;
-    if (!Scalar(field, number, path)) return false;
+  for (int i = 0; !payload.empty(); ++i) {
+    const std::string element_path = absl::StrCat(list, "[", i, "]");
+    if (!Count(path) || !ReadElement(&payload, type, element_path, &element, &number)) return false;
+    if (!Scalar(field, number, element_path)) return false;
   }
   return true;
 }
