@@ -1,0 +1,173 @@
+// What the CPU backend's operators stand on: the thread pool, its scratch memory, tile products
+// and the choice of an instruction set.
+//
+// Seen red: a loop that returns while a late thread still works, a claim counter that is not reset,
+// a cached primitive used for other strides, an ignored `accumulate`.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <vector>
+
+#include "base/status_matchers.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/thread_pool.h"
+#include "tests/ops/operator_harness.h"
+
+namespace nibble::kernels::cpu {
+namespace {
+
+TEST(ThreadPoolTest, EveryTileRunsExactlyOnce) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.threads(), threads);
+    for (int64_t tiles : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> runs(tiles);
+      ParallelFor(pool, tiles, [&](int64_t tile, int thread) {
+        EXPECT_GE(thread, 0);
+        EXPECT_LT(thread, threads);
+        runs[tile].fetch_add(1);
+      });
+      for (const auto& count : runs) EXPECT_EQ(count.load(), 1);
+    }
+  }
+}
+
+// Loops so short that threads of the last one are still waking up when the next begins, with tiles
+// long enough (some microseconds) for several threads to meet in one.
+TEST(ThreadPoolTest, ShortLoopsInARowStaySeparate) {
+  ThreadPool pool(4);
+  std::atomic<int64_t> by_others{0};
+  for (int64_t loop = 0; loop < 20000; ++loop) {
+    std::atomic<int64_t> sum{0};
+    ParallelFor(pool, 5, [&](int64_t tile, int thread) {
+      for (volatile int i = 0; i < (loop % 4) * 300; i = i + 1) {
+      }
+      if (thread != 0) by_others.fetch_add(1);
+      sum.fetch_add(loop + tile);
+    });
+    ASSERT_EQ(sum.load(), 5 * loop + 10);
+  }
+  EXPECT_GT(by_others.load(), 0);
+}
+
+TEST(ScratchTest, GrowsAndIsKept) {
+  Scratch scratch(2);
+  char* first = static_cast<char*>(scratch.ForThread(1, 1000));
+  first[999] = 1;
+  EXPECT_EQ(scratch.ForThread(1, 500), first);
+  EXPECT_NE(scratch.ForThread(0, 500), first);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(scratch.Shared(10)) % 64, 0u);
+}
+
+TEST(IsaTest, TheEnvironmentNamesAnInstructionSet) {
+  setenv("NIBBLE_CPU_ISA", "baseline", 1);
+  EXPECT_EQ(ChooseIsa().value(), Isa::kBaseline);
+  setenv("NIBBLE_CPU_ISA", "mmx", 1);
+  EXPECT_EQ(ChooseIsa().status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(CreateBackend("cpu", {.threads = 1}).ok());
+  unsetenv("NIBBLE_CPU_ISA");
+  EXPECT_EQ(ChooseIsa().value(), DetectIsa());
+  EXPECT_FALSE(CreateBackend("cpu", {.threads = -1}).ok());
+  EXPECT_FALSE(CreateBackend("cpu", {.threads = 100000}).ok());
+  EXPECT_FALSE(CreateBackend("tpu", {}).ok());
+}
+
+// A tile in the middle of larger matrices, so that strides differ from sizes.
+struct TileCase {
+  int64_t m, n, k;
+  bool a_transposed, b_transposed, accumulate;
+};
+
+void ExpectTile(const TileCase& t, DType type, void (*multiply)(const TileProduct&)) {
+  constexpr int64_t kMargin = 5;
+  const auto matrix = [&](int64_t rows, int64_t cols, uint32_t seed) {
+    return Inputs(seed).Normal(DType::kBF16, rows * (cols + kMargin));
+  };
+  const int64_t a_rows = t.a_transposed ? t.k : t.m, a_cols = t.a_transposed ? t.m : t.k;
+  const int64_t b_rows = t.b_transposed ? t.n : t.k, b_cols = t.b_transposed ? t.k : t.n;
+  const std::vector<float> a = matrix(a_rows, a_cols, 1), b = matrix(b_rows, b_cols, 2);
+  const std::vector<float> before = matrix(t.m, t.n, 3);
+  std::vector<float> c = before;
+  std::vector<uint16_t> a_narrow(a.size()), b_narrow(b.size());
+  for (size_t i = 0; i < a.size(); ++i) a_narrow[i] = ToBf16Bits(a[i]);
+  for (size_t i = 0; i < b.size(); ++i) b_narrow[i] = ToBf16Bits(b[i]);
+  const bool narrow = type == DType::kBF16;
+  TileProduct p;
+  p.m = t.m;
+  p.n = t.n;
+  p.k = t.k;
+  p.a = {narrow ? static_cast<const void*>(a_narrow.data()) : a.data(), type, a_cols + kMargin,
+         t.a_transposed};
+  p.b = {narrow ? static_cast<const void*>(b_narrow.data()) : b.data(), type, b_cols + kMargin,
+         t.b_transposed};
+  p.c = c.data();
+  p.c_stride = t.n + kMargin;
+  p.accumulate = t.accumulate;
+  multiply(p);
+  for (int64_t m = 0; m < t.m; ++m) {
+    for (int64_t n = 0; n < t.n + kMargin; ++n) {
+      const int64_t at = m * p.c_stride + n;
+      if (n >= t.n) {
+        ASSERT_EQ(c[at], before[at]) << "written beside the tile";
+        continue;
+      }
+      double want = t.accumulate ? before[at] : 0, magnitude = std::fabs(want);
+      for (int64_t k = 0; k < t.k; ++k) {
+        const double term = double{a[t.a_transposed ? k * p.a.stride + m : m * p.a.stride + k]} *
+                            b[t.b_transposed ? n * p.b.stride + k : k * p.b.stride + n];
+        want += term;
+        magnitude += std::fabs(term);
+      }
+      // FP32 accumulation in any order.
+      ASSERT_NEAR(c[at], want, (t.k + 2) * std::ldexp(magnitude, -24));
+    }
+  }
+}
+
+std::vector<TileCase> TileCases() {
+  std::vector<TileCase> cases;
+  for (const auto& [m, n, k] : {std::tuple{16, 16, 16}, {64, 64, 64}, {33, 70, 129}, {1, 16, 48}}) {
+    for (int flags = 0; flags < 8; ++flags) {
+      cases.push_back({m, n, k, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0});
+    }
+  }
+  return cases;
+}
+
+TEST(TileProductTest, Fp32AndBf16SidesEqualTheExactProduct) {
+  for (const TileCase& t : TileCases()) {
+    ExpectTile(t, DType::kF32, MultiplyTile);
+    ExpectTile(t, DType::kBF16, MultiplyTile);
+  }
+}
+
+// The cached primitives that BF16 takes on machines that multiply it, here with FP32 sides; every
+// case twice, so that the second finds its primitive in the cache.
+TEST(TileProductTest, CachedPrimitivesEqualTheExactProduct) {
+  for (int round = 0; round < 2; ++round) {
+    for (const TileCase& t : TileCases()) {
+      ExpectTile(t, DType::kF32, MultiplyTileByPrimitive);
+      if (NativeBf16Products()) ExpectTile(t, DType::kBF16, MultiplyTileByPrimitive);
+    }
+  }
+}
+
+TEST(TileProductTest, EveryThreadGivesTheSameBits) {
+  constexpr int64_t kSize = 96;
+  const std::vector<float> a = Inputs(1).Normal(DType::kF32, kSize * kSize);
+  std::vector<std::vector<float>> results(16, std::vector<float>(kSize * kSize));
+  ThreadPool pool(3);
+  ParallelFor(pool, 16, [&](int64_t tile, int) {
+    Sgemm(false, true, kSize, kSize, kSize, 1, a.data(), kSize, a.data(), kSize, 0,
+          results[tile].data(), kSize);
+  });
+  for (const auto& result : results) EXPECT_EQ(result, results[0]);
+}
+
+}  // namespace
+}  // namespace nibble::kernels::cpu
