@@ -42,7 +42,8 @@ struct ForwardMemory {
 // blocks have summed. `scores` has room up to a multiple of sixteen.
 NIBBLE_SIMD void SoftmaxRow(float* scores, int64_t visible, int64_t keys, int64_t head_size,
                             bool first, float* max, float* sum, float* out) {
-  const int64_t padded = PadMasked(scores, visible, keys);
+  const int64_t padded = PadVisible(scores, visible);
+  ZeroHidden(scores, padded, keys);
   F32x16 lanes = Load(scores);
   for (int64_t j = kLanes; j < padded; j += kLanes) lanes = Max(lanes, Load(scores + j));
   const float block_max = ReduceMax(lanes);

@@ -74,7 +74,9 @@ void WriteHead(const float* from, const Matrix& to, int64_t row, int64_t col, in
 // p = exp(score - log_sum_exp); ds = p (dp - delta) scale, in place of dp.
 NIBBLE_SIMD void ScoreGradientRow(float* scores, float* d_scores, int64_t visible, int64_t keys,
                                   float log_sum_exp, float delta, float scale) {
-  const int64_t padded = PadMasked(scores, visible, keys);
+  const int64_t padded = PadVisible(scores, visible);
+  ZeroHidden(scores, padded, keys);
+  ZeroHidden(d_scores, padded, keys);
   for (int64_t j = 0; j < padded; j += kLanes) {
     const F32x16 p = Exp(Load(scores + j) - Set1(log_sum_exp));
     const F32x16 ds = p * (Load(d_scores + j) - Set1(delta)) * Set1(scale);

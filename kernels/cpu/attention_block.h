@@ -39,12 +39,17 @@ NIBBLE_SIMD void WidenHead(const Matrix& matrix, int64_t row, int64_t col, int64
   WidenRows({matrix.data, matrix.dtype, matrix.cols, row, col, rows, cols}, to);
 }
 
-// Sets the scores behind the visible ones to minus infinity, up to `keys` rounded up to a multiple
-// of sixteen, which it returns: what follows needs no partial vectors.
-NIBBLE_SIMD int64_t PadMasked(float* scores, int64_t visible, int64_t keys) {
-  const int64_t padded = (keys + kLanes - 1) / kLanes * kLanes;
+// Sets the scores behind the visible ones to minus infinity up to a multiple of sixteen, which it
+// returns: what reads them needs no partial vectors.
+NIBBLE_SIMD int64_t PadVisible(float* scores, int64_t visible) {
+  const int64_t padded = (visible + kLanes - 1) / kLanes * kLanes;
   for (int64_t j = visible; j < padded; ++j) scores[j] = -__builtin_inff();
   return padded;
+}
+
+// Zeroes [padded, keys), rounded up to a multiple of sixteen: probabilities that the mask hides.
+NIBBLE_SIMD void ZeroHidden(float* values, int64_t padded, int64_t keys) {
+  for (int64_t j = padded; j < keys; j += kLanes) Store(values + j, Zero());
 }
 
 }  // namespace NIBBLE_ISA
