@@ -9,6 +9,7 @@
 #include "absl/types/optional.h"
 #include "base/check.h"
 #include "google/rpc/error_details.pb.h"
+#include "server/rpc/utf8.h"
 
 namespace nibble::rpc {
 namespace {
@@ -16,17 +17,22 @@ namespace {
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 constexpr char kDomain[] = "nibble";
-constexpr size_t kMaxMessageBytes = 4096;
-// Trailers are refused by clients beyond 8 KiB; a request can have thousands of wrong fields.
-constexpr size_t kMaxViolations = 32;
-constexpr size_t kMaxFieldBytes = 256;
+// gRPC clients refuse trailers beyond 8 KiB. The message counts twice, once percent-encoded (three
+// bytes for one at worst), and all details as base64: 3 * 768 + 4/3 * (768 + 2048 + 512) < 8192.
+constexpr size_t kMaxMessageBytes = 768;
+constexpr size_t kMaxViolationBytes = 2048;  // all together
+constexpr size_t kMaxFieldBytes = 256;       // of one field or description
 
-// At most max_bytes of `text`, cut between UTF-8 sequences.
+// At most max_bytes of `text`, cut between UTF-8 sequences, with '?' for bytes that are none.
 std::string Cut(absl::string_view text, size_t max_bytes) {
-  if (text.size() <= max_bytes) return std::string(text);
-  size_t end = max_bytes;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
-  return std::string(text.substr(0, end));
+  std::string out;
+  while (!text.empty()) {
+    const size_t length = Utf8SequenceLength(text);
+    if (out.size() + std::max<size_t>(length, 1) > max_bytes) break;
+    absl::StrAppend(&out, length == 0 ? "?" : text.substr(0, length));
+    text.remove_prefix(std::max<size_t>(length, 1));
+  }
+  return out;
 }
 
 void AddDetail(absl::string_view url, const std::string& value, google::rpc::Status* out) {
@@ -61,16 +67,19 @@ absl::Status InvalidFields(const std::vector<spec::FieldError>& errors) {
   NIBBLE_CHECK(!errors.empty());
   google::rpc::BadRequest bad_request;
   std::string message;
-  for (size_t i = 0; i < std::min(errors.size(), kMaxViolations); ++i) {
-    const std::string field = Cut(errors[i].field, kMaxFieldBytes);
-    const std::string description = Cut(errors[i].description, kMaxFieldBytes);
-    absl::StrAppend(&message, i == 0 ? "" : "; ", field, field.empty() ? "" : " ", description);
-    google::rpc::BadRequest::FieldViolation* violation = bad_request.add_field_violations();
-    violation->set_field(field);
-    violation->set_description(description);
+  size_t shown = 0;
+  for (const spec::FieldError& error : errors) {
+    google::rpc::BadRequest::FieldViolation violation;
+    violation.set_field(Cut(error.field, kMaxFieldBytes));
+    violation.set_description(Cut(error.description, kMaxFieldBytes));
+    if (bad_request.ByteSizeLong() + violation.ByteSizeLong() > kMaxViolationBytes - 8) break;
+    absl::StrAppend(&message, shown == 0 ? "" : "; ", violation.field(),
+                    violation.field().empty() ? "" : " ", violation.description());
+    *bad_request.add_field_violations() = std::move(violation);
+    ++shown;
   }
-  if (errors.size() > kMaxViolations) {
-    absl::StrAppend(&message, "; and ", errors.size() - kMaxViolations, " more");
+  if (shown < errors.size()) {
+    message = absl::StrCat(errors.size(), " fields are wrong, among them: ", message);
   }
   absl::Status status = WithReason(absl::InvalidArgumentError(message), kInvalidRequest,
                                    {{"field", errors[0].field}});

@@ -37,14 +37,15 @@ absl::Status WithReason(absl::Status status, absl::string_view reason,
 // The reason that WithReason set, or "" where there is none.
 std::string ReasonOf(const absl::Status& status);
 
-// INVALID_ARGUMENT with a BadRequest of these violations, whose fields are paths from the root of
-// the request, and a message that names them all. REQUIRES: !errors.empty().
+// INVALID_ARGUMENT with a BadRequest of these violations, as many as fit into a trailer, whose
+// fields are paths from the root of the request, and a message that names them. REQUIRES:
+// !errors.empty().
 absl::Status InvalidFields(const std::vector<spec::FieldError>& errors);
 absl::Status InvalidField(std::string field, std::string description);
 
 // Status for the wire: code, message and details. A status without an ErrorInfo gets one whose
-// reason is its code's name. UTF-8 is made valid and the message cut at 4 KiB: headers have a
-// bounded size.
+// reason is its code's name. UTF-8 is made valid and the message cut: trailers have a bounded
+// size.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 }  // namespace nibble::rpc
