@@ -114,6 +114,14 @@ class NibbleTrainerTest(unittest.TestCase):
         self.assertEqual(self.expected["spec"]["model"]["kv_heads"], 2)
         self.assertGreater(self.expected["tokens_per_second"], 0)
 
+    def test_the_digest_is_that_of_the_final_checkpoint(self):
+        sha256 = hashlib.sha256()
+        for name in ("model", "optimizer"):
+            data = (self.root / "expected" / "checkpoints" / "step-40" / f"{name}.safetensors").read_bytes()
+            header, = struct.unpack("<Q", data[:8])
+            sha256.update(data[8 + header:])
+        self.assertEqual(sha256.hexdigest(), self.expected["digest"])
+
     def test_two_threads_give_the_same_digest(self):
         self.assertEqual(self.run_to_end(self.out, "--threads", "2")["digest"],
                          self.expected["digest"])

@@ -1,0 +1,144 @@
+#include "worker/trainer_config.h"
+
+#include "base/status_matchers.h"
+#include "gmock/gmock.h"
+#include "google/protobuf/text_format.h"
+#include "gtest/gtest.h"
+#include "proto/spec/job_resolution.h"
+
+namespace nibble::worker {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kSpec[] = R"(
+  name: "job" seed: 18446744073709551615 priority: 5
+  labels { key: "team" value: "a" }
+  model { vocab_size: 300 width: 96 blocks: 4 heads: 3 kv_heads: 1 head_size: 48 mlp_width: 160
+          rope_theta: 5000 norm_epsilon: 1e-6 tied_embeddings: true init_std: 0.03 }
+  data { path: "corpus/one" }
+  training { tokens: 10000 sequence_length: 32 batch_size: 6 micro_batch_size: 3
+             validation_interval: 7 validation_sequences: 8 init_from: "/some/where" }
+  optimizer { learning_rate: 0.002 beta1: 0.8 beta2: 0.97 epsilon: 1e-7 weight_decay: 0.05
+              gradient_clip: 0.5
+              schedule { kind: "wsd" warmup_steps: 3 decay_fraction: 0.25 final_fraction: 0.05 } }
+  precision { recipe: "nvfp4" high_precision_blocks { first: 1 last: 1 } }
+  checkpoint { interval: 9 keep: 2 }
+  resources { threads: 2 backend: "reference" }
+)";
+
+spec::ResolvedJob Resolved() {
+  v1::JobSpec parsed;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(kSpec, &parsed));
+  auto job = spec::ResolveJob(parsed, nullptr);
+  EXPECT_THAT(job, IsOk());
+  return *job;
+}
+
+trainer::TrainingConfig Config(const v1::JobSpec& job, const v1::ResolvedPrecision& precision) {
+  auto config = MakeTrainingConfig(job, precision, {"/data", "/out"});
+  EXPECT_THAT(config, IsOk());
+  return *config;
+}
+
+TEST(TrainerConfig, TakesEveryFieldOver) {
+  const spec::ResolvedJob job = Resolved();
+  const trainer::TrainingConfig c = Config(job.spec, job.precision);
+  EXPECT_EQ(c.seed, 18446744073709551615u);
+  EXPECT_EQ(c.model.vocab_size, 300);
+  EXPECT_EQ(c.model.width, 96);
+  EXPECT_EQ(c.model.blocks, 4);
+  EXPECT_EQ(c.model.heads, 3);
+  EXPECT_EQ(c.model.kv_heads, 1);
+  EXPECT_EQ(c.model.head_size, 48);
+  EXPECT_EQ(c.model.mlp_width, 160);
+  EXPECT_EQ(c.model.rope_theta, 5000);
+  EXPECT_EQ(c.model.norm_epsilon, 1e-6);
+  EXPECT_TRUE(c.model.tied_embeddings);
+  EXPECT_EQ(c.model.init_std, 0.03);
+  EXPECT_FALSE(c.fp32_activations);
+  EXPECT_EQ(c.data_directory, "/data/corpus/one");
+  EXPECT_EQ(c.steps, 53);  // 10,000 tokens in steps of 192
+  EXPECT_EQ(c.steps, job.total_steps);
+  EXPECT_EQ(c.sequence_length, 32);
+  EXPECT_EQ(c.batch_size, 6);
+  EXPECT_EQ(c.micro_batch_size, 3);
+  EXPECT_EQ(c.validation_interval, 7);
+  EXPECT_EQ(c.validation_sequences, 8);
+  EXPECT_EQ(c.init_from, "/some/where");
+  EXPECT_EQ(c.optimizer.learning_rate, 0.002);
+  EXPECT_EQ(c.optimizer.beta1, 0.8);
+  EXPECT_EQ(c.optimizer.beta2, 0.97);
+  EXPECT_EQ(c.optimizer.epsilon, 1e-7);
+  EXPECT_EQ(c.optimizer.weight_decay, 0.05);
+  EXPECT_EQ(c.optimizer.gradient_clip, 0.5);
+  EXPECT_EQ(c.schedule.kind, trainer::ScheduleKind::kWsd);
+  EXPECT_EQ(c.schedule.warmup_steps, 3);
+  EXPECT_EQ(c.schedule.decay_fraction, 0.25);
+  EXPECT_EQ(c.schedule.final_fraction, 0.05);
+  EXPECT_EQ(c.checkpoint_interval, 9);
+  EXPECT_EQ(c.output_directory, "/out");
+  EXPECT_EQ(c.backend, "reference");
+  EXPECT_EQ(c.threads, 2);
+}
+
+TEST(TrainerConfig, TakesFormatsOver) {
+  const spec::ResolvedJob job = Resolved();
+  const trainer::TrainingConfig c = Config(job.spec, job.precision);
+  ASSERT_EQ(c.linears.size(), 16);
+  using kernels::Format;
+  using kernels::Rounding;
+  EXPECT_EQ(c.linears[3].layer, "blocks.0.mlp.down");
+  EXPECT_EQ(c.linears[3].format.fprop.first.format, Format::kBF16);
+  EXPECT_EQ(c.linears[12].format.fprop.first.format, Format::kBF16);
+  const kernels::LinearFormat& nvfp4 = c.linears[4].format;
+  EXPECT_EQ(nvfp4.fprop.first, (kernels::OperandFormat{Format::kNvfp4, 1, 0, Rounding::kNearest}));
+  EXPECT_EQ(nvfp4.fprop.second,
+            (kernels::OperandFormat{Format::kNvfp4, 16, 0, Rounding::kNearest}));
+  EXPECT_EQ(nvfp4.dgrad.first,
+            (kernels::OperandFormat{Format::kNvfp4, 1, 0, Rounding::kStochastic}));
+  EXPECT_EQ(nvfp4.dgrad.second, nvfp4.fprop.second);
+  EXPECT_EQ(nvfp4.wgrad.first,
+            (kernels::OperandFormat{Format::kNvfp4, 1, 16, Rounding::kStochastic}));
+  EXPECT_EQ(nvfp4.wgrad.second,
+            (kernels::OperandFormat{Format::kNvfp4, 1, 16, Rounding::kNearest}));
+}
+
+TEST(TrainerConfig, DigestIsOfWhatChangesTheResult) {
+  const spec::ResolvedJob job = Resolved();
+  const std::string digest = Config(job.spec, job.precision).config_digest;
+  v1::JobSpec same = job.spec;
+  same.set_name("other");
+  same.set_priority(1);
+  same.clear_labels();
+  same.mutable_resources()->set_threads(1);
+  same.mutable_restart()->set_max_failures(9);
+  EXPECT_EQ(Config(same, job.precision).config_digest, digest);
+  v1::JobSpec other = job.spec;
+  other.mutable_optimizer()->set_learning_rate(0.003);
+  EXPECT_NE(Config(other, job.precision).config_digest, digest);
+}
+
+TEST(TrainerConfig, RefusesWhatDoesNotBelongTogether) {
+  const spec::ResolvedJob job = Resolved();
+  v1::ResolvedPrecision precision = job.precision;
+  precision.mutable_linears()->RemoveLast();
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("15 linear layers")));
+  precision = job.precision;
+  precision.mutable_linears(4)->mutable_wgrad()->mutable_first()->set_format(
+      static_cast<v1::NumberFormat>(77));
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  precision = job.precision;
+  precision.mutable_linears(4)->mutable_wgrad()->mutable_first()->set_hadamard_size(8);
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+  v1::JobSpec unresolved = job.spec;
+  unresolved.mutable_training()->set_micro_batch_size(4);
+  EXPECT_THAT(MakeTrainingConfig(unresolved, job.precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+}  // namespace
+}  // namespace nibble::worker
