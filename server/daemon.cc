@@ -29,7 +29,7 @@ namespace {
 // Reads and appends that block on SQLite. Its two threads (one a database) do the work; more of
 // ours only let more calls share a commit.
 constexpr int kPoolThreads = 8;
-constexpr size_t kMaxWaitingWork = 20'000;
+constexpr size_t kMaxWaitingWork = 4096;
 constexpr int64_t kWorkerPatienceNanos = 20'000'000'000;
 constexpr double kCallGraceSeconds = 0.5;
 
@@ -69,7 +69,7 @@ struct Daemon::Parts {
   explicit Parts(store::StateDirectoryLock state_lock) : lock(std::move(state_lock)) {}
 
   store::StateDirectoryLock lock;
-  telemetry::PrometheusTelemetry telemetry;
+  telemetry::PrometheusTelemetry telemetry{{kVersion, kCommit}};
   std::string metrics_address;
   std::unique_ptr<store::Store> store;
   std::unique_ptr<store::MetricStore> metric_store;
@@ -121,6 +121,8 @@ absl::Status Daemon::Parts::StartServer(const DaemonOptions& options) {
   parts.store = store.get();
   parts.metric_store = metric_store.get();
   parts.pool = pool.get();
+  parts.version = kVersion;
+  parts.commit = kCommit;
   parts.random = &SystemRandom();
   parts.start_micros = RealClock().WallMicros();
   parts.metrics_address = metrics_address;

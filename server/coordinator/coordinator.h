@@ -41,7 +41,7 @@ struct CoordinatorOptions {
   // Events of one commit. Bounds how long an answer waits for others' work.
   size_t max_group = 512;
   // Events that wait; beyond it they are refused.
-  size_t max_waiting = 20'000;
+  size_t max_waiting = 4096;
   // After a full disk, submissions are refused for this long without trying.
   int64_t disk_full_pause_nanos = 1'000'000'000;
 };
@@ -55,8 +55,8 @@ struct CoordinatorParts {
   WorkPool* pool = nullptr;
   // Label of a job's series: the name of its recipe.
   std::function<std::string(const scheduler::JobDocument&)> recipe_of;
-  // The store failed for good (R4). Called once, on the coordinator's thread; nothing is committed
-  // or answered afterwards. The daemon exits.
+  // A store failed for good (R4); any thread, possibly more than once. The daemon exits. Where this
+  // returns, as in tests, nothing is committed afterwards.
   std::function<void(const absl::Status&)> on_fatal;
 };
 
@@ -97,6 +97,9 @@ class Coordinator {
   const DeletionLog& deletions() const { return deletions_; }
   // Newest event whose effects were published.
   int64_t last_event_id() const;
+
+  // A store outside the coordinator's hands (the metric store) failed for good: as for its own.
+  void StoreFailed(const absl::Status& status) { parts_.on_fatal(status); }
 
   // Refuses new events, carries out those that wait, joins the thread. Idempotent.
   void Stop();

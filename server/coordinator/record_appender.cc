@@ -24,25 +24,36 @@ void RecordAppender::AppendLogs(AppendRequest request, AppendCallback callback) 
 
 void RecordAppender::Append(AppendRequest request, AppendCallback callback, Write write) {
   auto shared = std::make_shared<AppendRequest>(std::move(request));
-  coordinator_->CheckAttempt(
-      shared->worker_id, shared->incarnation, shared->source.attempt,
-      [this, shared, callback = std::move(callback),
-       write = std::move(write)](const Outcome& checked) {
-        AppendOutcome outcome;
-        outcome.status = checked.status;
-        outcome.refusal = checked.reply.error;
-        if (!outcome.status.ok() || !outcome.refusal.ok()) return callback(outcome);
-        const bool taken = pool_->Submit([shared, callback, write] {
-          AppendOutcome written;
-          absl::StatusOr<int64_t> last = write(*shared);
-          written.status = last.status();
-          if (last.ok()) written.acknowledged_sequence = *last;
-          callback(written);
-        });
-        if (taken) return;
-        outcome.status = absl::ResourceExhaustedError("too many appends wait; try again later");
-        callback(outcome);
-      });
+  coordinator_->CheckAttempt(shared->worker_id, shared->incarnation, shared->source.attempt,
+                             [this, shared, callback = std::move(callback),
+                              write = std::move(write)](const Outcome& checked) {
+                               AppendOutcome outcome;
+                               outcome.status = checked.status;
+                               outcome.refusal = checked.reply.error;
+                               if (!outcome.status.ok() || !outcome.refusal.ok())
+                                 return callback(outcome);
+                               Enqueue(shared, callback, write);
+                             });
+}
+
+void RecordAppender::Enqueue(std::shared_ptr<const AppendRequest> request,
+                             const AppendCallback& callback, const Write& write) {
+  const int64_t bytes = request->size_bytes;
+  const bool fits = waiting_bytes_.fetch_add(bytes) + bytes <= kMaxWaitingAppendBytes;
+  const bool taken = fits && pool_->Submit([this, request, callback, write] {
+    AppendOutcome written;
+    absl::StatusOr<int64_t> last = write(*request);
+    waiting_bytes_.fetch_sub(request->size_bytes);
+    written.status = last.status();
+    if (last.ok()) written.acknowledged_sequence = *last;
+    if (absl::IsUnavailable(last.status())) coordinator_->StoreFailed(last.status());
+    callback(written);
+  });
+  if (taken) return;
+  waiting_bytes_.fetch_sub(bytes);
+  AppendOutcome refused;
+  refused.status = absl::ResourceExhaustedError("too many appends wait; try again later");
+  callback(refused);
 }
 
 absl::StatusOr<int64_t> RecordAppender::WriteMetrics(const AppendRequest& request) {

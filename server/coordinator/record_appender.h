@@ -3,8 +3,10 @@
 #ifndef SERVER_COORDINATOR_RECORD_APPENDER_H_
 #define SERVER_COORDINATOR_RECORD_APPENDER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,6 +25,7 @@ struct AppendRequest {
   store::MetricSource source;
   std::vector<store::MetricRecord> metrics;  // of AppendMetrics
   std::vector<store::LogRecord> logs;        // of AppendLogs
+  int64_t size_bytes = 0;                    // about what it holds in memory
 };
 
 // The answer to an append: the last sequence that is there, or why nothing was written. Refusals of
@@ -33,6 +36,9 @@ struct AppendOutcome {
   int64_t acknowledged_sequence = 0;
 };
 using AppendCallback = std::function<void(const AppendOutcome&)>;
+
+// Appends that wait for the store, all together; beyond it they are refused.
+inline constexpr int64_t kMaxWaitingAppendBytes = 64 << 20;
 
 // Thread-safe.
 class RecordAppender {
@@ -48,6 +54,8 @@ class RecordAppender {
  private:
   using Write = std::function<absl::StatusOr<int64_t>(const AppendRequest&)>;
   void Append(AppendRequest request, AppendCallback callback, Write write);
+  void Enqueue(std::shared_ptr<const AppendRequest> request, const AppendCallback& callback,
+               const Write& write);
   absl::StatusOr<int64_t> WriteMetrics(const AppendRequest& request);
   void Report(const AppendRequest& request, int64_t already_there);
 
@@ -55,6 +63,7 @@ class RecordAppender {
   store::MetricStore* const store_;
   telemetry::Telemetry* const telemetry_;
   WorkPool* const pool_;
+  std::atomic<int64_t> waiting_bytes_{0};
 };
 
 }  // namespace nibble::coordinator

@@ -28,6 +28,8 @@ struct ApiParts {
   coordinator::WorkPool* pool = nullptr;
   RandomSource* random = nullptr;
   // For GetServerInfo.
+  std::string version;
+  std::string commit;
   int64_t start_micros = 0;
   std::string metrics_address;
   std::string state_directory;

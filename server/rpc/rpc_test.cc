@@ -196,7 +196,7 @@ TEST_F(RpcTest, PauseResumeCancelDelete) {
   using Stub = v1::TrainingService::Stub;
   ASSERT_TRUE(OnJob(&Stub::PauseJob, key.job_id()).ok());
   EXPECT_EQ(Get(key.job_id()).state(), v1::PAUSING);
-  EXPECT_EQ(worker.AwaitAssignments(1).assignments(0).action(), v1::Assignment::PAUSE);
+  EXPECT_EQ(worker.AwaitAction(v1::Assignment::PAUSE).assignments_size(), 1);
   v1::CommitCheckpointResponse committed;
   ASSERT_TRUE(worker.Commit(key, 2, &committed).ok());
   ASSERT_TRUE(worker.Report(key, v1::ReportAttemptRequest::PAUSED).ok());
@@ -215,7 +215,7 @@ TEST_F(RpcTest, PauseResumeCancelDelete) {
             grpc::StatusCode::FAILED_PRECONDITION);
   ASSERT_TRUE(OnJob(&Stub::CancelJob, key.job_id()).ok());
   EXPECT_EQ(Get(key.job_id()).state(), v1::STOPPING);
-  EXPECT_EQ(worker.AwaitAssignments(1).assignments(0).action(), v1::Assignment::STOP);
+  EXPECT_EQ(worker.AwaitAction(v1::Assignment::STOP).assignments_size(), 1);
   ASSERT_TRUE(worker.Report(key, v1::ReportAttemptRequest::STOPPED).ok());
   EXPECT_EQ(Get(key.job_id()).state(), v1::CANCELLED);
   EXPECT_TRUE(OnJob(&Stub::CancelJob, key.job_id()).ok());  // idempotent
@@ -543,7 +543,7 @@ TEST_F(RpcTest, MalformedRequestsAreNamedByField) {
       {"TrainingService/SubmitJob", long_id.SerializeAsString(), "request_id"},
       {"TrainingService/SubmitJob", no_spec.SerializeAsString(), "spec"},
       {"TrainingService/SubmitJob", "\x0a\x05\x0a\x03\xff\xfe\xfd", "spec.name"},
-      {"TrainingService/SubmitJob", "\x0a\x02\xc8\x06\x01", "spec"},  // cut within spec
+      {"TrainingService/SubmitJob", "\x0a\x02\xc8\x06\x01", "spec.105"},  // cut within spec
       {"TrainingService/GetJob", "\x0a\x03j-1", "job_id"},
       {"TrainingService/GetJob", "\x1a\x01x", "3"},
       {"TrainingService/ListJobs", page_size.SerializeAsString(), "page_size"},

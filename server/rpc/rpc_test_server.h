@@ -163,6 +163,14 @@ class FakeWorker {
     ADD_FAILURE() << "the stream ended";
     return list;
   }
+  // The next list whose one assignment has this action.
+  v1::AssignmentList AwaitAction(v1::Assignment::Action action) {
+    v1::AssignmentList list = AwaitAssignments(1);
+    while (list.assignments_size() == 1 && list.assignments(0).action() != action) {
+      list = AwaitAssignments(1);
+    }
+    return list;
+  }
   grpc::Status EndOfAssignments() {
     v1::AssignmentList list;
     while (watch_->Read(&list)) {

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
-#include "base/version.h"
 #include "proto/spec/job_resolution.h"
 #include "server/rpc/conversions.h"
 #include "server/rpc/job_watch.h"
@@ -328,8 +327,8 @@ void TrainingApi::GetServerInfo(const v1::GetServerInfoRequest&, Reply<v1::Serve
   AnswerFromPool<v1::ServerInfo>(parts_.pool, std::move(reply), [this]() -> Answer {
     NIBBLE_ASSIGN_OR_RETURN(const auto counts, parts_.store->CountJobs());
     v1::ServerInfo info;
-    info.set_version(kVersion);
-    info.set_commit(kCommit);
+    info.set_version(parts_.version);
+    info.set_commit(parts_.commit);
     SetTimestamp(parts_.start_micros, info.mutable_start_time());
     info.set_metrics_address(parts_.metrics_address);
     info.set_state_directory(parts_.state_directory);

@@ -53,6 +53,7 @@ coordinator::AppendRequest AppendOf(const Request& request) {
   append.worker_id = request.worker_id();
   append.incarnation = request.incarnation();
   append.source = {FromProto(request.key()), request.rank()};
+  append.size_bytes = static_cast<int64_t>(request.SpaceUsedLong());
   return append;
 }
 

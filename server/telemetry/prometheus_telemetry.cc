@@ -11,7 +11,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
-#include "base/version.h"
 
 namespace nibble::telemetry {
 namespace {
@@ -109,8 +108,10 @@ Labels LabelsOf(const ActiveJob& job) {
 // one scrape.
 class PrometheusTelemetry::Metrics : public prometheus::Collectable {
  public:
+  explicit Metrics(const BuildInfo& build) : build_(build) {}
   std::vector<MetricFamily> Collect() const override;
 
+  const BuildInfo build_;
   mutable Mutex mutex_;
   ControlPlaneCounts counts_ GUARDED_BY(mutex_);
   std::map<std::string, int64_t> alerts_ GUARDED_BY(mutex_);
@@ -133,7 +134,7 @@ std::vector<MetricFamily> PrometheusTelemetry::Metrics::Collect() const {
   std::vector<MetricFamily> out;
   MetricFamily info =
       Family("nibble_build_info", "1, with the version as labels.", MetricType::Gauge);
-  AddGauge(1, {{"version", kVersion}, {"commit", kCommit}}, &info);
+  AddGauge(1, {{"version", build_.version}, {"commit", build_.commit}}, &info);
   out.push_back(std::move(info));
   out.push_back(
       Histogram("nibble_store_commit_seconds", "Time of a durable commit.", commit_seconds_));
@@ -226,7 +227,8 @@ class PrometheusTelemetry::Server {
   prometheus::Exposer exposer_;
 };
 
-PrometheusTelemetry::PrometheusTelemetry() : metrics_(std::make_shared<Metrics>()) {}
+PrometheusTelemetry::PrometheusTelemetry(const BuildInfo& build)
+    : metrics_(std::make_shared<Metrics>(build)) {}
 PrometheusTelemetry::~PrometheusTelemetry() = default;
 
 absl::StatusOr<int> PrometheusTelemetry::Serve(const std::string& address) {

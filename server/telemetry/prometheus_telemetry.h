@@ -13,9 +13,15 @@ namespace nibble::telemetry {
 // Jobs with series of their own at one time; further active jobs count only in the totals.
 inline constexpr int kMaxJobSeries = 200;
 
+// What nibble_build_info says.
+struct BuildInfo {
+  std::string version;
+  std::string commit;
+};
+
 class PrometheusTelemetry : public Telemetry {
  public:
-  PrometheusTelemetry();
+  explicit PrometheusTelemetry(const BuildInfo& build = {});
   ~PrometheusTelemetry() override;
 
   // Serves /metrics on "host:port" until destruction; port 0 picks a free one. Returns the port.
