@@ -74,6 +74,9 @@ void InvariantChecker::CheckRows(const Transaction& transaction) {
       Fail(absl::StrCat("job ", event.job_id, " went from ", JobStateName(before), " by ",
                         JobStateName(event.before), " to ", JobStateName(event.after)));
     }
+    if (event.after == JobState::kStarting && event.attempt != ++seen_[event.job_id].started) {
+      Fail(absl::StrCat("attempt ", event.attempt, " of ", event.job_id, " was started twice"));
+    }
     after[event.job_id] = event.after;
   }
   for (const JobRecord& job : transaction.jobs) {

@@ -39,6 +39,7 @@ class InvariantChecker {
   struct Seen {
     JobState state = JobState::kUnspecified;
     int64_t attempt = 0;
+    int64_t started = 0;
     int64_t revision = 0;
     int64_t committed_attempt = 0;
   };

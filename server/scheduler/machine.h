@@ -101,6 +101,8 @@ class Scheduler::Machine {
   void Seen(WorkerState& worker);
   // Declared slots, or what is held where that is more; open where it takes work.
   void UpdateSlots(const std::string& worker_id);
+  // A trainer that runs though its attempt is not live: it holds its slots until it is dead.
+  void AddZombie(WorkerState& worker, const AttemptId& attempt);
   void FreeZombie(WorkerState& worker, const AttemptId& attempt);
   void FreeZombiesNotIn(WorkerState& worker, const std::set<AttemptId>& alive);
   AssignmentsChanged AssignmentsOf(const std::string& worker_id) const;

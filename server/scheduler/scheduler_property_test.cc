@@ -42,6 +42,8 @@ struct SimWorker {
   bool cut_off = false;
   // Trainers alive, with the step each has reached.
   std::map<AttemptId, int64_t> trainers;
+  // Told to die, and not dead before the worker looks again. They hold their devices.
+  std::set<AttemptId> dying;
   std::string Incarnation() const { return absl::StrCat(id, "-", incarnation); }
 };
 
@@ -86,6 +88,7 @@ class Simulation {
   }
 
   World& world() { return world_; }
+  const std::vector<std::string>& device_conflicts() const { return device_conflicts_; }
   int stale_answers() const { return stale_answers_; }
 
  private:
@@ -153,6 +156,7 @@ class Simulation {
   void CrashWorker(SimWorker& worker) {
     ++worker.incarnation;
     worker.registered = false;
+    worker.dying.clear();
     if (Chance(90)) worker.trainers.clear();  // else they outlive it, and are listed
   }
 
@@ -167,7 +171,7 @@ class Simulation {
     const std::string job = AnyJob();
     AttemptId attempt{job, static_cast<int64_t>(random_() % 4)};
     // A living trainer's own report is no lie.
-    if (worker.trainers.count(attempt) != 0) return;
+    if (worker.trainers.count(attempt) != 0 || worker.dying.count(attempt) != 0) return;
     const auto row = world_.ledger().jobs.find(job);
     if (row != world_.ledger().jobs.end() && row->second.worker_id == worker.id) ++attempt.attempt;
     if (row != world_.ledger().jobs.end() && row->second.attempt == attempt.attempt) return;
@@ -181,6 +185,7 @@ class Simulation {
   // Makes the trainers what the newest list says.
   void Obey(SimWorker& worker) {
     if (!worker.registered) return;
+    worker.dying.clear();
     std::set<AttemptId> wanted;
     const AssignmentsChanged list = world_.list(worker.id);
     for (const Assignment& a : list.assignments) {
@@ -190,13 +195,32 @@ class Simulation {
       worker.trainers.emplace(a.attempt, from);
     }
     for (auto it = worker.trainers.begin(); it != worker.trainers.end();) {
-      it = wanted.count(it->first) == 0 ? worker.trainers.erase(it) : std::next(it);
+      const bool unwanted = wanted.count(it->first) == 0;
+      if (unwanted) worker.dying.insert(it->first);
+      it = unwanted ? worker.trainers.erase(it) : std::next(it);
+    }
+    CheckDevices(worker);
+  }
+
+  // What no checker inside the scheduler can see: trainers that really run never hold more devices
+  // than there are, dying ones of attempts long lost among them.
+  void CheckDevices(const SimWorker& worker) {
+    int32_t held = 0;
+    const auto slots_of = [this](const AttemptId& attempt) {
+      const JobRecord* const job = world_.scheduler().FindJob(attempt.job_id);
+      return job == nullptr ? 1 : job->document->slots;
+    };
+    for (const auto& [attempt, step] : worker.trainers) held += slots_of(attempt);
+    for (const AttemptId& attempt : worker.dying) held += slots_of(attempt);
+    if (held > worker.slots) {
+      device_conflicts_.push_back(absl::StrCat(worker.id, " runs trainers for ", held, " slots"));
     }
   }
 
   void Contact(SimWorker& worker) {
     std::vector<AttemptId> alive;
     for (const auto& [attempt, step] : worker.trainers) alive.push_back(attempt);
+    alive.insert(alive.end(), worker.dying.begin(), worker.dying.end());
     if (!worker.registered) {
       const Reply reply = world_.Register(worker.id, worker.slots, worker.Incarnation(), alive);
       worker.registered = reply.error.ok();
@@ -276,6 +300,7 @@ class Simulation {
     if (commit.error.reason == ErrorReason::kStaleAttempt) {
       ++stale_answers_;
       worker.trainers.erase(attempt);  // as the answer tells it
+      worker.dying.insert(attempt);
       ended_.insert(attempt);
     } else if (step == total) {
       End(worker, attempt, AttemptStatus::kSucceeded, FailureClass::kUnspecified);
@@ -286,6 +311,7 @@ class Simulation {
   World world_;
   std::vector<SimWorker> workers_;
   std::set<AttemptId> ended_;
+  std::vector<std::string> device_conflicts_;
   int stale_answers_ = 0;
 };
 
@@ -297,6 +323,7 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryJobEnds) {
     simulation.RunWithFaults(150);
     const int rounds = simulation.RunToTheEnd();
     ASSERT_THAT(simulation.world().violations(), ::testing::IsEmpty()) << "seed " << seed;
+    ASSERT_THAT(simulation.device_conflicts(), ::testing::IsEmpty()) << "seed " << seed;
     ASSERT_GE(rounds, 0) << "a job never ended, seed " << seed;
     longest = std::max<int64_t>(longest, rounds);
     stale += simulation.stale_answers();

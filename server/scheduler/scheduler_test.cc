@@ -431,7 +431,12 @@ TEST_F(SchedulerTest, AWorkerBackWithFewerSlotsLosesNothingButGetsNoMore) {
   Event event{world_.now(), 1, WorkerRegistered{"w", "i1", "", "", "", 1, "", {}}, nullptr};
   scheduler.Step(event);
   EXPECT_EQ(scheduler.resources().FreeSlots("w"), 0);
-  event.body = AttemptReported{"w", "i1", {first, 1}, AttemptStatus::kStopped, {}, "", {}};
+  AttemptReported stopped;
+  stopped.worker_id = "w";
+  stopped.incarnation = "i1";
+  stopped.attempt = {first, 1};
+  stopped.status = AttemptStatus::kStopped;
+  event.body = stopped;
   scheduler.Step(event);
   EXPECT_EQ(scheduler.Stats().slots, 1);
   EXPECT_EQ(scheduler.Stats().slots_used, 1);

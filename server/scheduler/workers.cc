@@ -47,6 +47,19 @@ void Scheduler::Machine::UpdateSlots(const std::string& worker_id) {
   NIBBLE_CHECK(tracker_.SetWorker(worker_id, std::max(worker.info.slots, used), open).ok());
 }
 
+void Scheduler::Machine::AddZombie(WorkerState& worker, const AttemptId& attempt) {
+  if (tracker_.Holds(attempt)) return;
+  // Known from before a restart of the daemon by nobody but the worker. What an ended job had held
+  // is not known any more: at least one.
+  const LiveJob* const job = FindLive(attempt.job_id);
+  const ResourceTracker::WorkerSlots& slots = *tracker_.Find(worker.info.worker_id);
+  const int32_t held =
+      std::min(job == nullptr ? 1 : job->record.document->slots, slots.total - slots.used);
+  if (held < 1) return;
+  NIBBLE_CHECK(tracker_.Reserve(attempt, worker.info.worker_id, held).ok());
+  worker.zombies.insert(attempt);
+}
+
 void Scheduler::Machine::FreeZombie(WorkerState& worker, const AttemptId& attempt) {
   if (worker.zombies.erase(attempt) == 0) return;
   NIBBLE_CHECK(tracker_.Release(attempt).ok());
@@ -143,7 +156,10 @@ void Scheduler::Machine::Handle(const WorkerRegistered& event) {
   answer.lease_term_ms = options_.lease_term_nanos / 1'000'000;
   for (const AttemptId& attempt : running) {
     LiveJob* const job = FindAttempt(event.worker_id, attempt);
-    if (job == nullptr) continue;
+    if (job == nullptr) {
+      AddZombie(worker, attempt);
+      continue;
+    }
     if (job->record.worker_incarnation != event.incarnation) {
       job->record.worker_incarnation = event.incarnation;
       Touch(*job);
@@ -173,6 +189,7 @@ void Scheduler::Machine::Handle(const LeasesRenewed& event) {
   answer.lease_term_ms = options_.lease_term_nanos / 1'000'000;
   for (const AttemptId& attempt : alive) {
     if (FindAttempt(event.worker_id, attempt) == nullptr) {
+      AddZombie(worker, attempt);
       answer.stale.push_back(attempt);
       continue;
     }
