@@ -46,9 +46,9 @@ constexpr char kDescription[] =
     "goes back to the queue; a second one kills the trainers.";
 constexpr char kFooter[] =
     "\nExamples:\n"
-    "  nibble-worker --daemon 127.0.0.1:7447\n"
+    "  nibble-worker --daemon 127.0.0.1:7878\n"
     "  nibble-worker --daemon unix:/run/nibble/nibbled.sock --slots 2 --work-dir /var/lib/nibble\n"
-    "  nibble-worker --daemon train.example:7447 --tls-ca ca.pem --tls-cert w.pem --tls-key w.key\n"
+    "  nibble-worker --daemon train.example:7878 --tls-ca ca.pem --tls-cert w.pem --tls-key w.key\n"
     "\nExit codes: 0 ended when told to, 1 failed, 2 wrong usage, 4 another worker uses "
     "--work-dir.";
 
@@ -221,6 +221,7 @@ int Main(int argc, char** argv) {
   if (flags.trainer.empty()) flags.trainer = TrainerBeside();
   if (flags.host.empty()) flags.host = HostName();
   flags.data_dir = AbsolutePath(flags.data_dir);
+  flags.trainer = AbsolutePath(flags.trainer);
   SetLogLevel(flags.log_level);
   const absl::StatusOr<WorkDirectory> directory = WorkDirectory::Open(flags.work_dir);
   const absl::Status status = directory.ok() ? RunWorker(flags, *directory) : directory.status();

@@ -241,7 +241,10 @@ void Agent::Reconcile() {
     }
   }
   for (const auto& [key, attempt] : attempts_) {
-    if (!listed.contains(key)) attempt->Abandon("the daemon does not list it");
+    // One whose end is being reported goes from the list before the answer comes.
+    if (!listed.contains(key) && !attempt->reporting_end()) {
+      attempt->Abandon("the daemon does not list it");
+    }
   }
   Purge();
 }

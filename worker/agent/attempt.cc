@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "worker/link/text.h"
 
 namespace nibble::agent {
 namespace {
@@ -18,6 +19,7 @@ namespace {
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr size_t kTakeReports = 256;
 constexpr size_t kTakeLogs = 256;
+constexpr size_t kMaxMessageBytes = 8 * 1024;  // the daemon takes 16 KiB
 constexpr char kStaleIncarnationReason[] = "STALE_INCARNATION";
 
 // The daemon answered, and would give the same answer again.
@@ -422,7 +424,7 @@ void Attempt::FillEnd(v1::ReportAttemptRequest* report) const {
     if (!failure.has_value()) failure = ClassifyExit(*exit_, logs_.Tail());
     report->set_status(v1::ReportAttemptRequest::FAILED);
     report->set_failure_class(failure->failure_class);
-    report->set_message(failure->message);
+    report->set_message(link::SafeText(failure->message, kMaxMessageBytes));
   }
 }
 

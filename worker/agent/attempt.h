@@ -90,6 +90,8 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   // A process may exist.
   bool alive() const { return process_ != nullptr; }
   bool abandoned() const { return abandoned_; }
+  // The report of how it ended is on its way; its answer decides.
+  bool reporting_end() const { return end_lane_.in_flight; }
   // Nothing is left to do: the daemon has the end, or the attempt is abandoned and dead.
   bool over() const { return reported_ || (abandoned_ && process_ == nullptr); }
   // The report of how it ended. REQUIRES: over() && !abandoned().

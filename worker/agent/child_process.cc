@@ -21,7 +21,8 @@ namespace {
 constexpr int kLinkFd = 3;
 
 // Runs in the child between fork and exec: only async-signal-safe calls. Never returns.
-[[noreturn]] void Execute(const char* program, ChildFiles files, int error_pipe, pid_t parent) {
+[[noreturn]] void Execute(const char* program, const ChildFiles& files, int error_pipe,
+                          pid_t parent) {
   setpgid(0, 0);
   // The parent may be dead before the request was made: then there is nobody to die with.
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(127);
@@ -37,8 +38,9 @@ constexpr int kLinkFd = 3;
   const int error = fcntl(error_pipe, F_DUPFD_CLOEXEC, 10);
   const int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
   // dup2 clears close-on-exec.
-  if (link >= 0 && output >= 0 && error >= 0 && input >= 0 && dup2(input, 0) == 0 &&
-      dup2(output, 1) == 1 && dup2(output, 2) == 2 && dup2(link, kLinkFd) == kLinkFd) {
+  if (link >= 0 && output >= 0 && error >= 0 && input >= 0 && chdir(files.directory.c_str()) == 0 &&
+      dup2(input, 0) == 0 && dup2(output, 1) == 1 && dup2(output, 2) == 2 &&
+      dup2(link, kLinkFd) == kLinkFd) {
     char option[] = "--link-fd";
     char value[] = "3";
     char* arguments[] = {const_cast<char*>(program), option, value, nullptr};
@@ -51,7 +53,7 @@ constexpr int kLinkFd = 3;
 
 }  // namespace
 
-absl::StatusOr<pid_t> StartChild(const std::string& program, ChildFiles files) {
+absl::StatusOr<pid_t> StartChild(const std::string& program, const ChildFiles& files) {
   int error_pipe[2];  // closed by a successful exec
   if (pipe2(error_pipe, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe for", program);
   const pid_t parent = getpid();

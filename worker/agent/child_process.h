@@ -11,14 +11,15 @@
 namespace nibble::agent {
 
 struct ChildFiles {
-  int link = -1;    // becomes descriptor 3 of the child
-  int output = -1;  // becomes its standard output and error
+  int link = -1;          // becomes descriptor 3 of the child
+  int output = -1;        // becomes its standard output and error
+  std::string directory;  // becomes its current directory, where a core file would go
 };
 
-// Starts `program --link-fd 3` in a new process group whose id is the returned process id. It gets
-// SIGKILL when the calling thread ends: call from the thread that waits for it.
+// Starts `program --link-fd 3`, an absolute path, in a new process group whose id is the returned
+// process id. It gets SIGKILL when the calling thread ends: call from the thread that waits for it.
 // NOT_FOUND, PERMISSION_DENIED or INTERNAL where it cannot be executed.
-absl::StatusOr<pid_t> StartChild(const std::string& program, ChildFiles files);
+absl::StatusOr<pid_t> StartChild(const std::string& program, const ChildFiles& files);
 
 // Waits until `pid` is dead, without reaping it: its process group still exists.
 void AwaitDeath(pid_t pid);

@@ -122,7 +122,8 @@ class ChildTrainer : public TrainerProcess {
       return ErrnoStatus(errno, "socketpair for", program_);
     }
     const int64_t memory_kills = OutOfMemoryKills();
-    const absl::StatusOr<pid_t> pid = StartChild(program_, {.link = link[1], .output = output});
+    const absl::StatusOr<pid_t> pid = StartChild(
+        program_, {.link = link[1], .output = output, .directory = request_.attempt_directory});
     // Only the child may hold these, or its end would not be seen.
     close(link[1]);
     close(output);

@@ -22,7 +22,7 @@ void BecomeReaper();
 
 class ProcessLauncher : public TrainerLauncher {
  public:
-  // `trainer`: path of the program. `clock` dates log lines and outlives the launcher.
+  // `trainer`: absolute path of the program. `clock` dates log lines and outlives the launcher.
   explicit ProcessLauncher(std::string trainer, const Clock& clock = RealClock())
       : trainer_(std::move(trainer)), clock_(clock) {}
 

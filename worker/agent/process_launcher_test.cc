@@ -28,10 +28,8 @@ namespace nibble::agent {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 constexpr char kJob[] = "j-0000000000000001";
 
@@ -156,7 +154,8 @@ TEST_F(ProcessLauncherTest, NoDescriptorLeaksIntoATrainer) {
   const auto process = Launch("descriptors");
   RunToEnd(*process);
   close(leak);
-  EXPECT_THAT(Lines(), ElementsAre("fd 0", "fd 1", "fd 2", "fd 3"));
+  EXPECT_THAT(Lines(), ElementsAre("fd 0", "fd 1", "fd 2", "fd 3",
+                                   absl::StrCat("in ", temporary_.path(), "/attempt-1")));
 }
 
 TEST_F(ProcessLauncherTest, TerminatesAndKills) {

@@ -8,7 +8,7 @@
 //   garbage     sends a frame of 4 GiB
 //   flood       sends 20,000 rows as fast as it can, then succeeds
 //   print       prints awkward lines
-//   descriptors prints its open descriptors
+//   descriptors prints its open descriptors and its current directory
 
 #include <dirent.h>
 #include <sys/resource.h>
@@ -100,6 +100,8 @@ void PrintDescriptors() {
     if (entry->d_name[0] != '.' && fd != dirfd(directory)) printf("fd %d\n", fd);
   }
   closedir(directory);
+  char current[4096];
+  printf("in %s\n", getcwd(current, sizeof(current)));
   fflush(stdout);
 }
 
