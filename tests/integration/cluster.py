@@ -110,6 +110,7 @@ class Cluster:
                 if proc.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
                     continue
                 files = [os.readlink(f) for f in (proc / "fd").iterdir()]
+                files.append(os.readlink(proc / "cwd"))  # a trainer runs in its attempt's directory
                 command = (proc / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
