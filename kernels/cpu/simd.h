@@ -267,10 +267,10 @@ NIBBLE_REDUCE(ReduceMax, max)
 #undef NIBBLE_REDUCE
 #undef NIBBLE_FOLD_TO_4
 
-// e^x within 2 ulp; 0 below -87.3365, infinity above 88.7228, NaN for NaN. Cody and Waite's
+// e^x within 2 ulp; 0 below -87.33654, infinity above 88.7228, NaN for NaN. Cody and Waite's
 // reduction and Cephes' polynomial (expf of netlib.org/cephes), in pairs for a shorter chain.
 NIBBLE_SIMD F32x16 Exp(F32x16 x) {
-  const F32x16 clamped = Min(Set1(88.75f), Max(Set1(-87.5f), x));  // in this order NaN stays
+  const F32x16 clamped = Min(Max(x, Set1(-87.5f)), Set1(88.75f));
   // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
   const F32x16 magic = Set1(12582912.0f);
   const F32x16 shifted = clamped * Set1(1.44269504088896341f) + magic;
@@ -284,8 +284,8 @@ NIBBLE_SIMD F32x16 Exp(F32x16 x) {
   // Times 2^n, n from -126 to 128, by adding to the exponent: between the two limits below the
   // result is finite and normal. Shifted left, the magic number's own bits fall out.
   y = FloatOf(BitsOf(y) + ShiftLeft(BitsOf(shifted), 23));
-  y = Select(Less(Set1(88.7228f), x), Set1(__builtin_inff()), y);
-  return Select(Less(x, Set1(-87.3365f)), Zero(), y);
+  y = Select(LessEqual(x, Set1(88.7228f)), y, x + Set1(__builtin_inff()));  // NaN stays here too
+  return Select(Less(x, Set1(-87.33654f)), Zero(), y);
 }
 
 }  // namespace NIBBLE_ISA

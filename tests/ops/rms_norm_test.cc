@@ -116,7 +116,6 @@ TEST_P(RmsNormTest, ForwardIsFp64RoundedOnce) {
 // In FP32; how BF16 differs from it other tests say.
 class RmsNormGradientTest : public ::testing::TestWithParam<const char*> {
  protected:
-  static constexpr DType dtype_ = DType::kF32;
   std::unique_ptr<Backend> backend_ = MakeBackend(GetParam());
 };
 
