@@ -227,7 +227,8 @@ int Main(int argc, char** argv) {
   const absl::Status status = directory.ok() ? RunWorker(flags, *directory) : directory.status();
   if (status.ok()) return kExitOk;
   std::cerr << "nibble-worker: " << EscapeControlCharacters(status.message()) << "\n";
-  return absl::IsFailedPrecondition(directory.status()) ? kExitLocked : kExitFailed;
+  if (absl::IsFailedPrecondition(directory.status())) return kExitLocked;
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailed;
 }
 
 }  // namespace
