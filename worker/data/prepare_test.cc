@@ -147,6 +147,19 @@ TEST_F(PrepareTest, SeparatorsAcrossChunksOfInput) {
   EXPECT_EQ(Documents("train"), expected);
 }
 
+TEST_F(PrepareTest, SeparatorsCutAnywhereByTheEndOfAChunk) {
+  options_.document_separator = "<|end|>";
+  options_.validation_fraction = 0;
+  options_.overwrite = true;
+  for (size_t before = 0; before <= 8; ++before) {
+    const std::string first(256 * 1024 - before, 'a');  // files are read in 256 KiB
+    options_.inputs.clear();
+    Input(absl::StrCat("f", before), first + "<|end|>b");
+    ASSERT_THAT(Prepare(), IsOk());
+    EXPECT_THAT(Documents("train"), ElementsAre(first, "b")) << before;
+  }
+}
+
 TEST_F(PrepareTest, CopiesOfADocumentStayOnOneSide) {
   for (const SplitMethod split : {SplitMethod::kLast, SplitMethod::kHash}) {
     std::mt19937 random(9);
