@@ -1,0 +1,163 @@
+#include "client/job_view.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/message_text.h"
+#include "client/precision_view.h"
+#include "client/text.h"
+#include "nlohmann/json.hpp"
+
+namespace nibble::client {
+namespace {
+
+std::string TimeText(const google::protobuf::Timestamp& time, int64_t now_micros) {
+  if (time.seconds() == 0) return "";
+  return absl::StrCat(IsoTime(time), "  (", Age(Micros(time), now_micros), " ago)");
+}
+
+std::string StateText(const Terminal& terminal, const v1::Job& job) {
+  std::string text = PaintState(terminal, job.state());
+  if (job.reason() != v1::JOB_REASON_UNSPECIFIED) {
+    absl::StrAppend(&text, "  ", ReasonName(job.reason()));
+  }
+  if (!job.reason_message().empty()) absl::StrAppend(&text, ": ", Safe(job.reason_message()));
+  return text;
+}
+
+std::string AttemptText(const v1::Job& job) {
+  if (job.attempt() == 0) return "none yet";
+  std::string text = absl::StrCat(job.attempt());
+  if (!job.worker_id().empty()) absl::StrAppend(&text, " on ", Safe(job.worker_id()));
+  if (job.failures() > 0) {
+    absl::StrAppend(&text, "; ", job.failures(), " failed of ", job.spec().restart().max_failures(),
+                    " allowed, last: ", v1::FailureClass_Name(job.last_failure()));
+  }
+  return text;
+}
+
+// How long it waited and ran, as far as it came.
+std::string TimingText(const v1::Job& job, int64_t now_micros) {
+  if (!job.has_create_time()) return "";
+  const bool ended = job.has_end_time();
+  const int64_t end = ended ? Micros(job.end_time()) : now_micros;
+  const int64_t created = Micros(job.create_time());
+  if (!job.has_start_time()) {
+    return absl::StrCat("waited ", Duration((end - created) * 1e-6), ended ? "" : " so far");
+  }
+  const int64_t started = Micros(job.start_time());
+  return absl::StrCat("waited ", Duration((started - created) * 1e-6), ", ran ",
+                      Duration((end - started) * 1e-6), ended ? "" : " so far");
+}
+
+void AddResult(const v1::TrainingResult& result, Facts* facts) {
+  facts->Add("train loss", Loss(result.train_loss()));
+  if (result.validation_loss() != 0) {
+    facts->Add("validation", absl::StrFormat("loss %.4f, %.4f bits/byte", result.validation_loss(),
+                                             result.validation_bits_per_byte()));
+  }
+  facts->Add("speed", absl::StrCat(Short(result.tokens_per_second()), " tokens/s"));
+  facts->Add("digest", Safe(result.digest()));
+}
+
+}  // namespace
+
+std::string PaintState(const Terminal& terminal, v1::JobState state) {
+  Color color = Color::kDefault;
+  if (state == v1::SUCCEEDED) color = Color::kGreen;
+  if (state == v1::RUNNING || state == v1::STARTING) color = Color::kCyan;
+  if (state == v1::PAUSING || state == v1::PAUSED || state == v1::STOPPING) color = Color::kYellow;
+  if (state == v1::FAILED) color = Color::kRed;
+  if (state == v1::CANCELLED) color = Color::kDim;
+  return Paint(terminal, color, StateName(state));
+}
+
+std::string ProgressText(const v1::Job& job) {
+  if (job.total_steps() <= 0) return "-";
+  return absl::StrFormat(
+      "%d/%d (%.0f %%)", job.step(), job.total_steps(),
+      100.0 * static_cast<double>(job.step()) / static_cast<double>(job.total_steps()));
+}
+
+std::string ModelText(const v1::JobSpec& spec, int64_t parameters) {
+  const v1::ModelSpec& model = spec.model();
+  std::string text = absl::StrCat(
+      Safe(model.family()), model.preset().empty() ? "" : absl::StrCat(" ", Safe(model.preset())),
+      ", ", model.blocks(), " blocks, width ", model.width(), ", MLP ", model.mlp_width(), ", ",
+      model.heads(), " heads");
+  if (model.kv_heads() != model.heads()) absl::StrAppend(&text, " (", model.kv_heads(), " KV)");
+  absl::StrAppend(&text, " of ", model.head_size(), ", vocabulary ", Grouped(model.vocab_size()),
+                  model.tied_embeddings() ? ", tied" : "");
+  if (parameters > 0)
+    absl::StrAppend(&text, "; ", Short(static_cast<double>(parameters)), " parameters");
+  return text;
+}
+
+std::string TrainingText(const v1::JobSpec& spec, int64_t total_steps) {
+  const v1::TrainingSpec& training = spec.training();
+  const int64_t step_tokens =
+      static_cast<int64_t>(training.batch_size()) * training.sequence_length();
+  std::string text = absl::StrCat(Grouped(total_steps), " steps of ", training.batch_size(), " x ",
+                                  training.sequence_length(), " tokens");
+  // Asked of the server's numbers, which need not be sane.
+  int64_t total = 0;
+  if (!__builtin_mul_overflow(total_steps, step_tokens, &total)) {
+    absl::StrAppend(&text, ", ", Short(static_cast<double>(total)), " tokens in all");
+  }
+  return text;
+}
+
+std::string PrecisionText(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision) {
+  int quantised = 0;
+  for (const v1::LinearPrecision& linear : precision.linears()) {
+    if (linear.fprop().first().format() == v1::NVFP4) ++quantised;
+  }
+  std::string text = Safe(spec.precision().recipe());
+  if (quantised > 0) {
+    absl::StrAppend(&text, ": ", quantised, " of ", precision.linears_size(),
+                    " linear layers in nvfp4");
+  }
+  return text;
+}
+
+void PrintJob(Session& session, const v1::Job& job) {
+  const Terminal& terminal = session.terminal();
+  const int64_t now = session.clock().WallMicros();
+  Facts facts;
+  facts.Add("job", Safe(job.job_id()));
+  facts.Add("name", Safe(job.spec().name()));
+  std::vector<std::string> labels;
+  for (const auto& [key, value] : job.spec().labels())
+    labels.push_back(absl::StrCat(key, "=", value));
+  std::sort(labels.begin(), labels.end());
+  facts.Add("labels", Safe(absl::StrJoin(labels, ", ")));
+  facts.Add("state", StateText(terminal, job));
+  facts.Add("progress", ProgressText(job));
+  facts.Add("attempt", AttemptText(job));
+  facts.Add("model", ModelText(job.spec(), job.parameters()));
+  facts.Add("data", Safe(job.spec().data().path()));
+  facts.Add("training", TrainingText(job.spec(), job.total_steps()));
+  facts.Add("precision", PrecisionText(job.spec(), job.precision()));
+  if (job.spec().priority() != 0) facts.Add("priority", absl::StrCat(job.spec().priority()));
+  facts.Add("created", TimeText(job.create_time(), now));
+  facts.Add("started", TimeText(job.start_time(), now));
+  facts.Add("ended", TimeText(job.end_time(), now));
+  facts.Add("time", TimingText(job, now));
+  if (job.has_result()) AddResult(job.result(), &facts);
+  facts.Print(terminal);
+  if (session.format() != "wide") return;
+  session.out() << "\n";
+  PrintPrecision(terminal, job.precision(), /*rows_only=*/true);
+}
+
+void ShowJob(Session& session, const v1::Job& job) {
+  if (session.format() == "json") {
+    session.out() << JsonText(MessageJson(job));
+  } else if (session.format() == "yaml") {
+    session.out() << YamlText(MessageJson(job));
+  } else {
+    PrintJob(session, job);
+  }
+}
+
+}  // namespace nibble::client
