@@ -222,7 +222,9 @@ TEST_F(RpcTest, PauseResumeCancelDelete) {
   ASSERT_TRUE(OnJob(&Stub::DeleteJob, key.job_id()).ok());
   EXPECT_EQ(OnJob(&Stub::GetJob, key.job_id()).error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(DetailsOf(OnJob(&Stub::CancelJob, key.job_id())).reason, "JOB_NOT_FOUND");
-  EXPECT_THAT(worker.AwaitAssignments(0).purge_job_ids(), ElementsAre(key.job_id()));
+  v1::AssignmentList purging = worker.AwaitAssignments(0);
+  if (purging.purge_job_ids_size() == 0) purging = worker.AwaitAssignments(0);  // of STOPPED
+  EXPECT_THAT(purging.purge_job_ids(), ElementsAre(key.job_id()));
   worker.CloseAssignments();
 }
 
@@ -596,7 +598,9 @@ TEST_F(RpcTest, LargeMessagesAreRefused) {
 // grpc.health.v1.Health: field 1 of the answer is 1 (SERVING).
 TEST_F(RpcTest, HealthSaysServing) {
   grpc::GenericStub stub(server_.channel());
-  grpc::ByteBuffer request, response;
+  const grpc::Slice empty;
+  const grpc::ByteBuffer request(&empty, 1);
+  grpc::ByteBuffer response;
   auto context = Context();
   std::promise<grpc::Status> done;
   stub.UnaryCall(context.get(), "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
