@@ -322,6 +322,22 @@ TEST_F(SchedulerTest, AfterARestartTrainersAreAdopted) {
   EXPECT_TRUE(world_.Commit("w", {job, 1}, 9).error.ok());
 }
 
+// Seen red without AddZombie.
+TEST_F(SchedulerTest, AStaleTrainerFoundAfterARestartHoldsItsSlotUntilItIsDead) {
+  world_.Register("w", 1);
+  const std::string job = Running();
+  world_.Advance(16 * kSecond);
+  EXPECT_EQ(world_.state(job), JobState::kQueued);
+  world_.Restart();  // the new daemon knows of a queued job only
+  world_.Register("w", 1, "i1", {{job, 1}});
+  EXPECT_EQ(world_.state(job), JobState::kQueued);
+  world_.Renew("w", {{job, 1}});
+  EXPECT_EQ(world_.state(job), JobState::kQueued);
+  world_.Renew("w", {});
+  EXPECT_EQ(world_.state(job), JobState::kStarting);
+  EXPECT_EQ(world_.job(job).attempt, 2);
+}
+
 TEST_F(SchedulerTest, ANewProcessOfAWorkerLosesWhatItDoesNotList) {
   world_.Register("w", 2);
   const std::string lost = Running();

@@ -146,6 +146,9 @@ absl::Status SqliteDatabase::Configure(const Options& options) {
   // Before the first access: no shared-memory file, and a second process fails at once. Two
   // connections that write to one file are what SQLite 3.40's WAL-reset bug needs.
   NIBBLE_RETURN_IF_ERROR(Execute("PRAGMA locking_mode = EXCLUSIVE"));
+  // The change to WAL deletes a rollback journal. Were that deletion lost in a power cut, the
+  // journal would undo everything since: EXTRA syncs the directory after it.
+  NIBBLE_RETURN_IF_ERROR(Execute("PRAGMA synchronous = EXTRA"));
   NIBBLE_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL"));
   NIBBLE_RETURN_IF_ERROR(Execute(options.durability == Durability::kEveryCommit
                                      ? "PRAGMA synchronous = FULL"
