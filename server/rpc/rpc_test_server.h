@@ -4,9 +4,9 @@
 #define SERVER_RPC_RPC_TEST_SERVER_H_
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/impl/codegen/service_type.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -28,6 +28,32 @@
 #include "server/telemetry/prometheus_telemetry.h"
 
 namespace nibble::rpc {
+
+// With a deadline: a stream that never ends must not hang the test.
+inline std::unique_ptr<grpc::ClientContext> Context() {
+  auto context = std::make_unique<grpc::ClientContext>();
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+  return context;
+}
+
+inline v1::JobSpec TinySpec() {
+  v1::JobSpec spec;
+  spec.set_name("tiny");
+  spec.mutable_model()->set_family("llama");
+  spec.mutable_model()->set_vocab_size(256);
+  spec.mutable_model()->set_width(32);
+  spec.mutable_model()->set_blocks(2);
+  spec.mutable_model()->set_heads(2);
+  spec.mutable_model()->set_mlp_width(64);
+  spec.mutable_data()->set_path("text");
+  spec.mutable_training()->set_steps(3);
+  spec.mutable_training()->set_sequence_length(16);
+  spec.mutable_training()->set_batch_size(2);
+  spec.mutable_optimizer()->set_learning_rate(1e-3);
+  spec.mutable_precision()->set_recipe("bf16");
+  spec.mutable_checkpoint()->set_keep(2);
+  return spec;
+}
 
 class TestServer {
  public:
