@@ -179,38 +179,38 @@ void Operands::RunQuantizer(const QuantizeJob& job) {
   });
 }
 
-void Operands::PrepareNvfp4(const OperandRequest& request, float* tensor_scale, void* values) {
+// The job of quantising `request` without its output. A Hadamard transform along the source's rows
+// waits in `transformed` (elements of `type`); one along its columns is part of the job.
+QuantizeJob Operands::MeasureAndTransform(const OperandRequest& request, void* transformed,
+                                          DType type, float* amax, float* decode) {
   CheckShape(request);
   const bool transform = request.format.hadamard_size != 0;
-  // The transformed values are BF16 and wait in the operand's own storage for their maximum.
-  const float amax = nvfp4::FloatOf(transform ? TransformBands(request, values, storage_)
-                                              : MaxMagnitude(request.source));
-  QuantizeJob job = JobOf(request, amax, tensor_scale);
-  if (transform) {
-    job.source = values;
-    job.source_type = storage_;
+  const bool in_place = transform && !request.transpose;
+  *amax = nvfp4::FloatOf(transform ? TransformBands(request, in_place ? transformed : nullptr, type)
+                                   : MaxMagnitude(request.source));
+  QuantizeJob job = JobOf(request, *amax, decode);
+  if (in_place) {
+    job.source = transformed;
+    job.source_type = type;
   }
+  job.hadamard = transform && request.transpose;
+  return job;
+}
+
+void Operands::PrepareNvfp4(const OperandRequest& request, float* tensor_scale, void* values) {
+  float amax = 0;
+  // Transformed values are BF16: they can wait in the operand's own storage.
+  QuantizeJob job = MeasureAndTransform(request, values, storage_, &amax, tensor_scale);
   job.output = storage_ == DType::kBF16 ? QuantizeOutput::kBF16 : QuantizeOutput::kF32;
   job.out = values;
   RunQuantizer(job);
 }
 
 QuantizedSource Operands::Quantize(const OperandRequest& request) {
-  CheckShape(request);
   QuantizedSource result;
-  std::vector<float> transformed;
-  const bool transform = request.format.hadamard_size != 0;
-  if (transform) {
-    transformed.resize(request.source.size());
-    result.amax = Hadamard(request, transformed.data());
-  } else {
-    result.amax = nvfp4::FloatOf(MaxMagnitude(request.source));
-  }
-  QuantizeJob job = JobOf(request, result.amax, &result.decode);
-  if (transform) {
-    job.source = transformed.data();
-    job.source_type = DType::kF32;
-  }
+  std::vector<float> transformed(request.format.hadamard_size != 0 ? request.source.size() : 0);
+  QuantizeJob job =
+      MeasureAndTransform(request, transformed.data(), DType::kF32, &result.amax, &result.decode);
   const bool one_scale_a_tile = job.shape == BlockShape::kTile;
   result.codes.resize(request.source.size());
   result.scales.resize(request.source.size() / (one_scale_a_tile ? 256 : 16));

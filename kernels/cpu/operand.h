@@ -46,6 +46,8 @@ class Operands {
   void PrepareNvfp4(const OperandRequest& request, float* tensor_scale, void* values);
   void Convert(const Matrix& source, void* values);
   uint32_t MaxMagnitude(const Matrix& source);
+  QuantizeJob MeasureAndTransform(const OperandRequest& request, void* transformed, DType type,
+                                  float* amax, float* decode);
   uint32_t TransformBands(const OperandRequest& request, void* out, DType out_type);
   void RunQuantizer(const QuantizeJob& job);
 

@@ -118,6 +118,63 @@ static void QuantizeRows(const QuantizeJob& job, BandRange bands) {
   }
 }
 
+// ---- Hadamard ----
+
+template <int kStride, int kPair>
+NIBBLE_SIMD void Butterfly(NativeF* g) {
+  constexpr int kFirst = kPair / kStride * 2 * kStride + kPair % kStride;
+  const NativeF a = g[kFirst];
+  const NativeF b = g[kFirst + kStride];
+  g[kFirst] = a + b;
+  g[kFirst + kStride] = a - b;
+}
+
+// Written out, because GCC 12 does not unroll the loops of nvfp4::Hadamard16 and so keeps the
+// vectors in memory.
+template <int kStride>
+NIBBLE_SIMD void Butterflies(NativeF* g) {
+  Butterfly<kStride, 0>(g);
+  Butterfly<kStride, 1>(g);
+  Butterfly<kStride, 2>(g);
+  Butterfly<kStride, 3>(g);
+  Butterfly<kStride, 4>(g);
+  Butterfly<kStride, 5>(g);
+  Butterfly<kStride, 6>(g);
+  Butterfly<kStride, 7>(g);
+}
+
+// nvfp4::Hadamard16 before its rounding on a native vector of groups: element i of each in g[i]. A
+// native vector at a time, because sixteen of them are all the registers of AVX2.
+NIBBLE_SIMD void HadamardPart(NativeF* g) {
+  static_assert(nvfp4::kHadamardSize == 16);
+  for (int i = 0; i < 16; ++i) {
+    if ((nvfp4::kHadamardSigns >> i) & 1u) g[i] = -g[i];
+  }
+  Butterflies<1>(g);
+  Butterflies<2>(g);
+  Butterflies<4>(g);
+  Butterflies<8>(g);
+  for (int i = 0; i < 16; ++i) g[i] *= nvfp4::kHadamardScale;
+}
+
+// Sixteen groups, element i of each in g[i]; not rounded yet.
+NIBBLE_SIMD void HadamardLanes(F32x16* g) {
+  for (int p = 0; p < kParts; ++p) {
+    NativeF part[nvfp4::kHadamardSize];
+    for (int i = 0; i < nvfp4::kHadamardSize; ++i) part[i] = g[i].part[p];
+    HadamardPart(part);
+    for (int i = 0; i < nvfp4::kHadamardSize; ++i) g[i].part[p] = part[i];
+  }
+}
+
+// RoundToBf16 of anything but a NaN, which may become any value: the maximum, taken before the
+// rounding, says that there is one.
+NIBBLE_SIMD F32x16 RoundFinite(F32x16 a) {
+  const I32x16 bits = BitsOf(a);
+  const I32x16 even = ShiftRight(bits, 16) & Set1I(1);
+  return FloatOf((bits + Set1I(0x7fff) + even) & Set1I(static_cast<int32_t>(0xffff0000u)));
+}
+
 // ---- kColumn: lanes are columns, so that amax, scales and random words never cross lanes ----
 
 template <class Source, class Sink, bool kStochastic>
@@ -128,8 +185,14 @@ static void QuantizeColumns(const QuantizeJob& job, BandRange bands) {
       const auto* in =
           static_cast<const typename Source::Element*>(job.source) + row * job.cols + col;
       auto* out = static_cast<typename Sink::Element*>(job.out) + row * job.cols + col;
-      F32x16 amax = Abs(Source::Read(in));
-      for (int r = 1; r < kBand; ++r) amax = Max(amax, Abs(Source::Read(in + r * job.cols)));
+      F32x16 x[kBand];
+      for (int r = 0; r < kBand; ++r) x[r] = Source::Read(in + r * job.cols);
+      if (job.hadamard) {
+        HadamardLanes(x);
+        for (int r = 0; r < kBand; ++r) x[r] = RoundFinite(x[r]);
+      }
+      F32x16 amax = Abs(x[0]);
+      for (int r = 1; r < kBand; ++r) amax = Max(amax, Abs(x[r]));
       if (job.shape == BlockShape::kTileTransposed) amax = Set1(ReduceMax(amax));
       const BlockScales scales = ScalesOf(amax, job.multiplier, job.decode);
       PhiloxLanes random;
@@ -139,7 +202,7 @@ static void QuantizeColumns(const QuantizeJob& job, BandRange bands) {
         random = Draw(job.key, indices);
       }
       for (int r = 0; r < kBand; ++r) {
-        const F32x16 y = Source::Read(in + r * job.cols) * scales.encode;
+        const F32x16 y = x[r] * scales.encode;
         F32x16 value;
         if (kStochastic) {
           value = StochasticE2m1(y, ShiftRight(random.word[r / 4], 8 * (r % 4)) & Set1I(255));
@@ -282,27 +345,7 @@ uint32_t MaxMagnitudeBits(const void* source, DType type, int64_t size) {
   return type == DType::kBF16 ? MaxOf<BF16Source>(source, size) : MaxOf<F32Source>(source, size);
 }
 
-// ---- Hadamard ----
-
-// nvfp4::Hadamard16 on sixteen groups at once: element i of each group in g[i]. Reads the elements
-// `step` apart and writes them back `step` apart.
-NIBBLE_SIMD void HadamardLanes(F32x16* g) {
-  for (int i = 0; i < nvfp4::kHadamardSize; ++i) {
-    if ((nvfp4::kHadamardSigns >> i) & 1u) g[i] = FloatOf(BitsOf(g[i]) ^ Set1I(INT32_MIN));
-  }
-  for (int stride = 1; stride < nvfp4::kHadamardSize; stride *= 2) {
-    for (int i = 0; i < nvfp4::kHadamardSize; ++i) {
-      if ((i & stride) != 0) continue;
-      const F32x16 a = g[i];
-      const F32x16 b = g[i + stride];
-      g[i] = a + b;
-      g[i + stride] = a - b;
-    }
-  }
-  for (int i = 0; i < nvfp4::kHadamardSize; ++i) {
-    g[i] = RoundToBf16(g[i] * Set1(nvfp4::kHadamardScale));
-  }
-}
+// ---- Hadamard transform and its maximum ----
 
 NIBBLE_SIMD void TransposeLanes(F32x16* g) {
   float from[16][16], to[16][16];
@@ -323,19 +366,21 @@ static uint32_t HadamardBands(const HadamardJob& job, BandRange bands) {
       for (int i = 0; i < 16; ++i) g[i] = Source::Read(in + (row + i) * job.cols + col);
       if (!job.along_columns) TransposeLanes(g);
       HadamardLanes(g);
+      for (int i = 0; i < 16; ++i) largest = MaxI(largest, BitsOf(g[i]) & Set1I(0x7fffffff));
+      if (job.out == nullptr) continue;
       if (!job.along_columns) TransposeLanes(g);
       for (int i = 0; i < 16; ++i) {
         const int64_t at = (row + i) * job.cols + col;
-        largest = MaxI(largest, BitsOf(g[i]) & Set1I(0x7fffffff));
         if (job.out_type == DType::kBF16) {
-          StoreBf16Exact(static_cast<uint16_t*>(job.out) + at, g[i]);
+          StoreBf16Exact(static_cast<uint16_t*>(job.out) + at, RoundFinite(g[i]));
         } else {
-          Store(static_cast<float*>(job.out) + at, g[i]);
+          Store(static_cast<float*>(job.out) + at, RoundFinite(g[i]));
         }
       }
     }
   }
-  return LargestLane(largest);
+  // Rounding is monotonic: the largest rounded is the rounded largest.
+  return nvfp4::BitsOf(nvfp4::RoundToBf16(nvfp4::FloatOf(LargestLane(largest))));
 }
 
 uint32_t Hadamard(const HadamardJob& job, BandRange bands) {

@@ -40,6 +40,9 @@ struct QuantizeJob {
   uint8_t* scales = nullptr;
   float multiplier = 0;  // nvfp4::TensorScale
   float decode = 0;
+  // The Hadamard transform of the columns' groups of 16 first, not stored anywhere: doing it twice
+  // costs less than the memory it would wait in. kColumn and kTileTransposed.
+  bool hadamard = false;
   bool stochastic = false;
   StochasticKey key;  // of the operand: transposed, its rows are the source's columns
 };
@@ -50,7 +53,7 @@ struct HadamardJob {
   int64_t rows = 0;
   int64_t cols = 0;
   bool along_columns = false;  // groups of 16 rows of a column; else of 16 columns of a row
-  void* out = nullptr;         // values rounded to BF16
+  void* out = nullptr;         // values rounded to BF16; null: only the maximum is wanted
   DType out_type = DType::kF32;
 };
 
@@ -63,7 +66,7 @@ struct BandRange {
 struct QuantizeKernels {
   // The largest bits of a magnitude: as an integer, so that a NaN counts above infinity.
   uint32_t (*max_magnitude_bits)(const void* source, DType type, int64_t size);
-  // Returns the same of what it wrote. Whole bands only.
+  // Returns the same of the rounded results. Whole bands only.
   uint32_t (*hadamard)(const HadamardJob& job, BandRange bands);
   void (*quantize)(const QuantizeJob& job, BandRange bands);
 };
