@@ -18,9 +18,9 @@ namespace nibble::agent {
 namespace {
 
 // A renewal must have failed before the next is due, a third of a lease term (15 s) later.
-constexpr std::chrono::seconds kSessionDeadline(5);
-// The daemon may be waiting for a slow disk.
-constexpr std::chrono::seconds kReportDeadline(10);
+constexpr std::chrono::seconds kRenewalDeadline(5);
+// Everything else may wait for a slow disk at the daemon.
+constexpr std::chrono::seconds kCallDeadline(10);
 constexpr int kMaxMessageBytes = 16 << 20;  // an AssignmentList of many jobs
 constexpr int64_t kMaxPemBytes = 1 << 20;
 
@@ -136,27 +136,27 @@ class GrpcDaemonLink : public DaemonLink {
     // A new connection: the old one may be dead without knowing.
     calls_.CancelAll();
     Reconnect();
-    Start(request, std::move(done), kSessionDeadline, &Async::RegisterWorker);
+    Start(request, std::move(done), kCallDeadline, &Async::RegisterWorker);
   }
   void RenewLeases(const v1::RenewLeasesRequest& request,
                    Done<v1::RenewLeasesResponse> done) override {
-    Start(request, std::move(done), kSessionDeadline, &Async::RenewLeases);
+    Start(request, std::move(done), kRenewalDeadline, &Async::RenewLeases);
   }
   void ReportAttempt(const v1::ReportAttemptRequest& request,
                      Done<v1::ReportAttemptResponse> done) override {
-    Start(request, std::move(done), kReportDeadline, &Async::ReportAttempt);
+    Start(request, std::move(done), kCallDeadline, &Async::ReportAttempt);
   }
   void CommitCheckpoint(const v1::CommitCheckpointRequest& request,
                         Done<v1::CommitCheckpointResponse> done) override {
-    Start(request, std::move(done), kReportDeadline, &Async::CommitCheckpoint);
+    Start(request, std::move(done), kCallDeadline, &Async::CommitCheckpoint);
   }
   void AppendMetrics(const v1::AppendMetricsRequest& request,
                      Done<v1::AppendMetricsResponse> done) override {
-    Start(request, std::move(done), kReportDeadline, &Async::AppendMetrics);
+    Start(request, std::move(done), kCallDeadline, &Async::AppendMetrics);
   }
   void AppendLogs(const v1::AppendLogsRequest& request,
                   Done<v1::AppendLogsResponse> done) override {
-    Start(request, std::move(done), kReportDeadline, &Async::AppendLogs);
+    Start(request, std::move(done), kCallDeadline, &Async::AppendLogs);
   }
 
   void WatchAssignments(const v1::WatchAssignmentsRequest& request,
