@@ -116,6 +116,7 @@ TEST_P(DeterminismTest, ResumingAtAnyStepChangesNothing) {
   }
 }
 
+// Seen red: with a pause at the last step taken for one.
 TEST_P(DeterminismTest, PausingAfterEveryStepChangesNothing) {
   Recorder whole_recorder;
   ASSERT_OK_AND_ASSIGN(const RunResult whole, Run(Config("whole"), whole_recorder));
@@ -137,6 +138,7 @@ TEST_P(DeterminismTest, PausingAfterEveryStepChangesNothing) {
   EXPECT_EQ(result.train_loss, whole.train_loss);
 }
 
+// Seen red: with every step counted into the train loss.
 TEST_P(DeterminismTest, ValidatesAndCheckpointsWhenAsked) {
   trainer::TrainingConfig config = Config("run");
   config.checkpoint_interval = 4;
@@ -158,7 +160,8 @@ TEST_P(DeterminismTest, ValidatesAndCheckpointsWhenAsked) {
 }
 
 // Validation is a mean over sequences: neither the micro-batch nor an incomplete last one changes
-// it, and it is computed without quantisation, so the recipe's bits do not show in it.
+// it, and it is computed without quantisation, so the recipe's bits do not show in it. Seen red:
+// with evaluation in the training formats.
 TEST_P(DeterminismTest, ValidationDoesNotDependOnTheMicroBatch) {
   std::vector<double> losses;
   for (int64_t micro_batch_size : {1, 2, 4}) {

@@ -3,8 +3,8 @@
 
   tests/training/nibble_trainer_test.py BINARY
 
-Seen red: with metrics.jsonl opened without cutting it (a step twice after a kill); with resumption
-always from the oldest checkpoint and keep ignored; with the lock left out.
+Seen red: with metrics.jsonl not cut on resumption (a step twice after a kill); with `keep` ignored;
+with the lock left out.
 """
 import hashlib
 import json
