@@ -58,12 +58,14 @@ absl::StatusOr<OpCase> OpCaseReader::Next() {
     return malformed(absl::StrCat("the matrix is [", result.rows, ", ", result.cols,
                                   "]; both take positive multiples of 16"));
   }
-  const int64_t bytes = result.rows * result.cols * static_cast<int64_t>(sizeof(float));
-  if (bytes > bytes_left_) {
-    return malformed(absl::StrCat("the file ends early: the matrix has ", bytes, " bytes, ",
-                                  bytes_left_, " are left"));
+  // Both are below 2^31: the product fits 64 bits, and only four times it may not.
+  const int64_t elements = result.rows * result.cols;
+  if (elements > bytes_left_ / static_cast<int64_t>(sizeof(float))) {
+    return malformed(absl::StrCat("the file ends early: the matrix has ", elements, " elements, ",
+                                  bytes_left_, " bytes are left"));
   }
-  result.x.resize(result.rows * result.cols);
+  const int64_t bytes = elements * static_cast<int64_t>(sizeof(float));
+  result.x.resize(elements);
   if (absl::Status status = Read(result.x.data(), bytes); !status.ok()) {
     return malformed(status.message());
   }
