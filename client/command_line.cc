@@ -1,8 +1,6 @@
 #include "client/command_line.h"
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -11,96 +9,12 @@
 #include "base/status_macros.h"
 #include "client/commands/commands.h"
 #include "client/help.h"
+#include "client/parser.h"
 #include "client/status.h"
 #include "client/text.h"
 
 namespace nibble::client {
 namespace {
-
-void AddOption(CLI::App& app, const Option& option) {
-  CLI::Option* added = nullptr;
-  if (auto* flag = std::get_if<bool*>(&option.target)) {
-    added = app.add_flag(option.names, **flag);
-  } else if (auto* list = std::get_if<std::vector<std::string>*>(&option.target)) {
-    added = app.add_option(option.names, **list);
-    // One value for each --set; a positional list takes all that follow.
-    if (!option.positional()) added->expected(1)->allow_extra_args(false)->take_all();
-  } else {
-    std::visit(
-        [&](auto* target) {
-          if constexpr (!std::is_same_v<decltype(target), bool*>) {
-            added = app.add_option(option.names, *target);
-          }
-        },
-        option.target);
-  }
-  if (option.required) added->required();
-  if (!option.choices.empty()) {
-    const std::vector<std::string> choices = option.choices;
-    added->check([choices](const std::string& value) {
-      if (std::find(choices.begin(), choices.end(), value) != choices.end()) return std::string();
-      return absl::StrCat("is \"", Safe(value), "\"; allowed: ", absl::StrJoin(choices, ", "));
-    });
-  }
-}
-
-// The parser's tree: a subcommand a verb, with "data" as parent of "data prepare".
-class Parser {
- public:
-  Parser(const std::vector<std::unique_ptr<Verb>>& verbs, GlobalOptions* options) {
-    app_.set_help_flag("");
-    app_.add_flag("-h,--help", help_);
-    app_.add_flag("--version", version_);
-    app_.require_subcommand(0, 1);
-    app_.failure_message(
-        [](const CLI::App*, const CLI::Error& e) { return std::string(e.what()); });
-    for (const Option& option : GlobalOptionList(options)) AddOption(app_, option);
-    for (const auto& verb : verbs) AddVerb(*verb);
-  }
-
-  // INVALID_ARGUMENT: not a valid command line. *verb: the verb as far as it was recognised.
-  absl::Status Parse(const std::vector<std::string>& arguments, std::string* verb) {
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
-    std::string problem;
-    try {
-      app_.parse(reversed);
-    } catch (const CLI::Error& error) {
-      problem = error.what();
-    }
-    for (const auto& [name, app] : by_name_) {
-      if (app->parsed() && name.size() > verb->size()) *verb = name;
-    }
-    // `nibble submit --help` is right even though FILE is missing.
-    if (!problem.empty() && !help_) return absl::InvalidArgumentError(problem);
-    return absl::OkStatus();
-  }
-
-  bool help() const { return help_; }
-  bool version() const { return version_; }
-
- private:
-  CLI::App* Subcommand(const std::string& name) {
-    const auto found = by_name_.find(name);
-    if (found != by_name_.end()) return found->second;
-    const size_t space = name.rfind(' ');
-    CLI::App* parent = space == std::string::npos ? &app_ : Subcommand(name.substr(0, space));
-    CLI::App* app = parent->add_subcommand(name.substr(space + 1));
-    app->set_help_flag("");
-    app->add_flag("-h,--help", help_);
-    app->fallthrough();
-    return by_name_[name] = app;
-  }
-
-  void AddVerb(Verb& verb) {
-    CLI::App* app = Subcommand(verb.text().name);
-    for (const Option& option : verb.options()) AddOption(*app, option);
-  }
-
-  CLI::App app_;
-  std::map<std::string, CLI::App*> by_name_;
-  bool help_ = false;
-  bool version_ = false;
-};
 
 // "; did you mean `list`?" for the first word that is no verb, or "".
 std::string Suggestion(const std::vector<std::unique_ptr<Verb>>& verbs, const std::string& word) {
@@ -154,8 +68,12 @@ absl::Status ChooseFormat(const VerbText& text, const GlobalOptions& options, Se
 int RunVerb(Verb& verb, const GlobalOptions& options, Session& session) {
   absl::Status prepared = session.Resolve(options);
   if (prepared.ok()) prepared = ChooseFormat(verb.text(), options, session);
-  absl::StatusOr<int> result = prepared;
-  if (prepared.ok()) result = verb.Run(session);
+  absl::StatusOr<int> result = 0;
+  if (prepared.ok()) {
+    result = verb.Run(session);
+  } else {
+    result = prepared;
+  }
   session.out().flush();
   if (result.ok()) return *result;
   PrintError(session.terminal(), result.status());
@@ -206,28 +124,27 @@ int RunCommandLine(const std::vector<std::string>& arguments, Terminal& terminal
                    const Clock& clock) {
   const std::vector<std::unique_ptr<Verb>> verbs = AllVerbs();
   GlobalOptions options;
-  Parser parser(verbs, &options);
   // `nibble help submit` is `nibble submit --help`.
   std::vector<std::string> words = arguments;
   if (!words.empty() && words[0] == "help") {
     words.erase(words.begin());
     words.push_back("--help");
   }
-  std::string name;
-  const absl::Status parsed = parser.Parse(words, &name);
-  if (!parsed.ok()) {
+  const ParsedLine line = ParseLine(verbs, words, &options);
+  std::string name = line.verb;
+  if (!line.problem.empty()) {
     const std::string word = FirstWord(words);
     if (name.empty() && !word.empty()) {
       return UsageError(terminal,
                         absl::StrCat("there is no verb `", word, "`", Suggestion(verbs, word)), "");
     }
-    return UsageError(terminal, parsed.message(), name);
+    return UsageError(terminal, line.problem, name);
   }
-  if (parser.version()) name = "version";
+  if (line.version) name = "version";
   const auto found = std::find_if(verbs.begin(), verbs.end(),
                                   [&](const auto& verb) { return verb->text().name == name; });
-  if (parser.help() || found == verbs.end()) {
-    const bool asked = parser.help();
+  if (line.help || found == verbs.end()) {
+    const bool asked = line.help;
     if (found != verbs.end()) {
       PrintVerbHelp(terminal, **found);
       return kExitDone;

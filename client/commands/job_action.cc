@@ -17,9 +17,9 @@ absl::StatusOr<int> RunJobAction(
   int exit_code = 0;
   nlohmann::ordered_json changed = nlohmann::ordered_json::array();
   for (const std::string& reference : references) {
-    absl::StatusOr<std::string> id = FindJobId(*connection, reference);
-    absl::StatusOr<v1::Job> job = id.status();
-    if (id.ok()) job = action(*connection, *id);
+    const absl::StatusOr<std::string> id = FindJobId(*connection, reference);
+    const absl::StatusOr<v1::Job> job =
+        id.ok() ? action(*connection, *id) : absl::StatusOr<v1::Job>(id.status());
     if (!job.ok()) {
       PrintError(session.terminal(), job.status());
       if (exit_code == 0) exit_code = ExitCodeOf(job.status());
