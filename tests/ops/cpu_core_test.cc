@@ -42,10 +42,11 @@ TEST(ThreadPoolTest, EveryTileRunsExactlyOnce) {
 TEST(ThreadPoolTest, ShortLoopsInARowStaySeparate) {
   ThreadPool pool(4);
   std::atomic<int64_t> by_others{0};
-  for (int64_t loop = 0; loop < 20000; ++loop) {
+  for (int64_t loop = 0; loop < 5000; ++loop) {
     std::atomic<int64_t> sum{0};
     ParallelFor(pool, 5, [&](int64_t tile, int thread) {
-      for (volatile int i = 0; i < (loop % 4) * 300; i = i + 1) {
+      // Slower than the caller, which so runs out of tiles first.
+      for (volatile int i = 0; i < (thread == 0 ? 300 : 20000); i = i + 1) {
       }
       if (thread != 0) by_others.fetch_add(1);
       sum.fetch_add(loop + tile);
@@ -83,10 +84,10 @@ struct TileCase {
   bool a_transposed, b_transposed, accumulate;
 };
 
-void ExpectTile(const TileCase& t, DType type, void (*multiply)(const TileProduct&)) {
-  constexpr int64_t kMargin = 5;
+void ExpectTile(const TileCase& t, DType type, void (*multiply)(const TileProduct&),
+                int64_t margin = 5) {
   const auto matrix = [&](int64_t rows, int64_t cols, uint32_t seed) {
-    return Inputs(seed).Normal(DType::kBF16, rows * (cols + kMargin));
+    return Inputs(seed).Normal(DType::kBF16, rows * (cols + margin));
   };
   const int64_t a_rows = t.a_transposed ? t.k : t.m, a_cols = t.a_transposed ? t.m : t.k;
   const int64_t b_rows = t.b_transposed ? t.n : t.k, b_cols = t.b_transposed ? t.k : t.n;
@@ -101,16 +102,16 @@ void ExpectTile(const TileCase& t, DType type, void (*multiply)(const TileProduc
   p.m = t.m;
   p.n = t.n;
   p.k = t.k;
-  p.a = {narrow ? static_cast<const void*>(a_narrow.data()) : a.data(), type, a_cols + kMargin,
+  p.a = {narrow ? static_cast<const void*>(a_narrow.data()) : a.data(), type, a_cols + margin,
          t.a_transposed};
-  p.b = {narrow ? static_cast<const void*>(b_narrow.data()) : b.data(), type, b_cols + kMargin,
+  p.b = {narrow ? static_cast<const void*>(b_narrow.data()) : b.data(), type, b_cols + margin,
          t.b_transposed};
   p.c = c.data();
-  p.c_stride = t.n + kMargin;
+  p.c_stride = t.n + margin;
   p.accumulate = t.accumulate;
   multiply(p);
   for (int64_t m = 0; m < t.m; ++m) {
-    for (int64_t n = 0; n < t.n + kMargin; ++n) {
+    for (int64_t n = 0; n < t.n + margin; ++n) {
       const int64_t at = m * p.c_stride + n;
       if (n >= t.n) {
         ASSERT_EQ(c[at], before[at]) << "written beside the tile";
@@ -147,12 +148,12 @@ TEST(TileProductTest, Fp32AndBf16SidesEqualTheExactProduct) {
 }
 
 // The cached primitives that BF16 takes on machines that multiply it, here with FP32 sides; every
-// case twice, so that the second finds its primitive in the cache.
+// case twice, so that the second finds its primitive in the cache, and again with other strides.
 TEST(TileProductTest, CachedPrimitivesEqualTheExactProduct) {
-  for (int round = 0; round < 2; ++round) {
+  for (int64_t margin : {5, 5, 9}) {
     for (const TileCase& t : TileCases()) {
-      ExpectTile(t, DType::kF32, MultiplyTileByPrimitive);
-      if (NativeBf16Products()) ExpectTile(t, DType::kBF16, MultiplyTileByPrimitive);
+      ExpectTile(t, DType::kF32, MultiplyTileByPrimitive, margin);
+      if (NativeBf16Products()) ExpectTile(t, DType::kBF16, MultiplyTileByPrimitive, margin);
     }
   }
 }
