@@ -9,7 +9,7 @@
 // 4. d_weight += d_logits^T x, tile by tile, over the whole chunk.
 //
 // Rounded gradients stay FP32 values in place where products are FP32, and are packed to BF16 at
-// the start of their block where the machine multiplies BF16.
+// the start of their row of a block where the machine multiplies BF16.
 //
 // Blocks, chunks and groups follow from the shapes alone.
 #include <math.h>
@@ -49,11 +49,11 @@ Plan MakePlan(const OpContext& context, const LmHeadArgs& args) {
   Plan plan;
   plan.features = args.x.cols;
   plan.vocabulary = args.weight.rows;
-  const int64_t rows = kChunkLogits / plan.vocabulary / kRows * kRows;
-  plan.chunk_rows = Smaller(args.x.rows, Larger(rows, kRows));
   // A block's widened weights and its logits fit the second-level cache.
   plan.columns = plan.features <= 512 ? 256 : 128;
   plan.blocks = TileCount(plan.vocabulary, plan.columns);
+  const int64_t rows = kChunkLogits / (plan.blocks * plan.columns) / kRows * kRows;
+  plan.chunk_rows = Smaller(args.x.rows, Larger(rows, kRows));
   const int64_t groups = Smaller(kMaxGroups, Larger(1, plan.vocabulary / kColumnsPerGroup));
   plan.blocks_per_group = TileCount(plan.blocks, groups);
   plan.groups = TileCount(plan.blocks, plan.blocks_per_group);
@@ -64,7 +64,7 @@ Plan MakePlan(const OpContext& context, const LmHeadArgs& args) {
 
 // The chunk's memory, cut from one piece of scratch.
 struct ChunkMemory {
-  float* logits;         // [chunk_rows, vocabulary]
+  float* logits;         // [blocks, chunk_rows, columns]: a block at a time is near in memory
   BlockStats* stats;     // [chunk_rows, blocks]
   float* target_logits;  // [chunk_rows]
   float* x;              // [chunk_rows, features], where products are FP32
@@ -72,11 +72,11 @@ struct ChunkMemory {
 
   static NIBBLE_INLINE int64_t Bytes(const Plan& plan) {
     return 4 * plan.chunk_rows *
-           (plan.vocabulary + 2 * plan.blocks + 1 + (1 + plan.groups) * plan.features);
+           (plan.blocks * (plan.columns + 2) + 1 + (1 + plan.groups) * plan.features);
   }
   NIBBLE_INLINE ChunkMemory(void* at, const Plan& plan) {
     logits = static_cast<float*>(at);
-    stats = reinterpret_cast<BlockStats*>(logits + plan.chunk_rows * plan.vocabulary);
+    stats = reinterpret_cast<BlockStats*>(logits + plan.chunk_rows * plan.blocks * plan.columns);
     target_logits = reinterpret_cast<float*>(stats + plan.chunk_rows * plan.blocks);
     x = target_logits + plan.chunk_rows;
     d_x = x + plan.chunk_rows * plan.features;
@@ -119,14 +119,18 @@ TileSide WeightSide(const Chunk& chunk, int64_t first_col, int64_t cols, float* 
   return F32Side(wide, features, false);
 }
 
-// Gradients of the logits from (row, col) on.
+// The logits of a block from a row on; rows are plan.columns apart.
+float* BlockLogits(const Chunk& chunk, int64_t row, int64_t block) {
+  return chunk.memory.logits + (block * chunk.plan.chunk_rows + row) * chunk.plan.columns;
+}
+
+// Gradients of the logits from (row, col) on, to the end of the block at most.
 TileSide GradientSide(const Chunk& chunk, int64_t row, int64_t col, bool transposed) {
-  const int64_t vocabulary = chunk.plan.vocabulary;
-  float* logits = chunk.memory.logits + row * vocabulary;
-  if (!chunk.plan.native_bf16) return F32Side(logits + col, vocabulary, transposed);
-  const int64_t in_block = col % chunk.plan.columns;
-  return {reinterpret_cast<uint16_t*>(logits + col - in_block) + in_block, DType::kBF16,
-          2 * vocabulary, transposed};
+  const int64_t columns = chunk.plan.columns;
+  float* logits = BlockLogits(chunk, row, col / columns);
+  if (!chunk.plan.native_bf16) return F32Side(logits + col % columns, columns, transposed);
+  return {reinterpret_cast<uint16_t*>(logits) + col % columns, DType::kBF16, 2 * columns,
+          transposed};
 }
 
 // ---- step 1 ----
@@ -168,7 +172,7 @@ void ComputeBlock(const Chunk& chunk, int64_t first_row, int64_t block, float* w
   const int64_t first_col = block * plan.columns;
   const int64_t cols = Smaller(plan.columns, plan.vocabulary - first_col);
   const int64_t rows = Smaller(kRows, chunk.rows - first_row);
-  float* logits = chunk.memory.logits + first_row * plan.vocabulary + first_col;
+  float* logits = BlockLogits(chunk, first_row, block);
   TileProduct product;
   product.m = rows;
   product.n = cols;
@@ -177,10 +181,10 @@ void ComputeBlock(const Chunk& chunk, int64_t first_row, int64_t block, float* w
   product.b = WeightSide(chunk, first_col, cols, wide);
   product.b.transposed = true;
   product.c = logits;
-  product.c_stride = plan.vocabulary;
+  product.c_stride = plan.columns;
   MultiplyTile(product);
   for (int64_t r = 0; r < rows; ++r) {
-    float* row = logits + r * plan.vocabulary;
+    float* row = logits + r * plan.columns;
     const int64_t target = chunk.args.targets[chunk.first_row + first_row + r] - first_col;
     if (target >= 0 && target < cols) chunk.memory.target_logits[first_row + r] = row[target];
     chunk.memory.stats[(first_row + r) * plan.blocks + block] = ExponentiateRow(row, cols);
@@ -219,7 +223,7 @@ NIBBLE_SIMD F32x16 Gradient(const Plan& plan, F32x16 exponential, float factor) 
 
 void GradientRow(const Chunk& chunk, int64_t row, int64_t block, int64_t first_col, int64_t cols) {
   const Plan& plan = chunk.plan;
-  float* logits = chunk.memory.logits + row * plan.vocabulary + first_col;
+  float* logits = BlockLogits(chunk, row, block);
   uint16_t* packed = reinterpret_cast<uint16_t*>(logits);
   const int64_t target = chunk.args.targets[chunk.first_row + row];
   if (target < 0) {
