@@ -37,23 +37,26 @@ TEST(ThreadPoolTest, EveryTileRunsExactlyOnce) {
   }
 }
 
-// Loops so short that threads of the last one are still waking up when the next begins, with tiles
-// long enough (some microseconds) for several threads to meet in one.
-TEST(ThreadPoolTest, ShortLoopsInARowStaySeparate) {
+// The caller runs out of tiles while another thread, which it waited to see, is still in one; then
+// the next loop begins at once.
+TEST(ThreadPoolTest, ALoopEndsAfterItsLastTile) {
   ThreadPool pool(4);
-  std::atomic<int64_t> by_others{0};
-  for (int64_t loop = 0; loop < 5000; ++loop) {
+  int64_t met = 0;
+  for (int64_t loop = 0; loop < 300; ++loop) {
     std::atomic<int64_t> sum{0};
+    std::atomic<bool> other{false};
     ParallelFor(pool, 5, [&](int64_t tile, int thread) {
-      // Slower than the caller, which so runs out of tiles first.
-      for (volatile int i = 0; i < (thread == 0 ? 300 : 20000); i = i + 1) {
+      if (thread != 0) other.store(true);
+      // Bounded, because no thread need come.
+      for (volatile int i = 0; i < (thread == 0 ? 1000000 : 50000); i = i + 1) {
+        if (thread == 0 && other.load()) break;
       }
-      if (thread != 0) by_others.fetch_add(1);
       sum.fetch_add(loop + tile);
     });
     ASSERT_EQ(sum.load(), 5 * loop + 10);
+    met += other.load() ? 1 : 0;
   }
-  EXPECT_GT(by_others.load(), 0);
+  EXPECT_GT(met, 0);
 }
 
 TEST(ScratchTest, GrowsAndIsKept) {

@@ -1,9 +1,9 @@
 // The quantisers of all backends and instruction sets against the golden vectors and against an
 // independent one, bit for bit.
 //
-// Seen red: a division by 6 in TensorScaleOf (golden), the tie at 2.5 upward in NearestE2m1, a
-// lower clamp of the block scale (tiny blocks), rows and columns of a transposed key exchanged, a
-// wrong byte order of the random words, amax taken before the Hadamard transform.
+// Seen red: a division by 6 in TensorScaleOf (golden), ties moved upward in NearestE2m1, a lower
+// clamp of the block scale (tiny blocks), rows and columns of a transposed key exchanged, a wrong
+// byte order of the random words.
 #include <gtest/gtest.h>
 
 #include <cfloat>
