@@ -4,7 +4,7 @@ define too: the linker keeps one copy, perhaps the AVX-512 one, and every caller
 faults.
 
 Arguments: the nm program, the instruction set, and its objects.
-Seen red: a std::vector<int>::resize in quantize_kernels.cc, and an `inline` function of op_args.h
+Seen red: objects with a std::vector<int>::resize, with <iostream>, and with an `inline` function
 that is not always inlined.
 """
 import subprocess
