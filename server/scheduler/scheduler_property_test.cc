@@ -2,10 +2,9 @@
 // themselves and lie about stale attempts, and a daemon that is killed. The invariants hold after
 // every event, the same events give the same effects, and when the faults stop every job ends.
 //
-// Each invariant was seen to fail: with zombies freed at expiry (two trainers on one slot), with an
-// attempt number that was not raised, with the terminal check left out, with replies before the
-// transaction, with a queue in order of job ids, with Schedule left out after a release, and with
-// iteration in an order that depends on addresses.
+// Seen red with slots freed when a lease expires (trainers on one device), an attempt number that
+// was not raised, replies before the transaction, reports of stale attempts believed, a queue in
+// reverse order, and no scheduling after an attempt ends.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>

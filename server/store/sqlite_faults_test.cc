@@ -82,7 +82,7 @@ int FromEnvironment(const char* name, int otherwise) {
   _exit(1);
 }
 
-// NIBBLE_KILLS asks for more. Seen red with journal_mode=MEMORY and an exit inside Commit.
+// NIBBLE_KILLS asks for more. Seen red with every third group acknowledged but rolled back.
 TEST_F(SqliteFaultsTest, EverythingAcknowledgedBeforeKill9IsThere) {
   std::mt19937 random(1);
   std::set<int64_t> acknowledged;
@@ -97,12 +97,16 @@ TEST_F(SqliteFaultsTest, EverythingAcknowledgedBeforeKill9IsThere) {
       CommitUntilKilled(Path(), first, ends[1]);
     }
     close(ends[1]);
-    usleep(5'000 + random() % 40'000);
+    int64_t sequence = 0;
+    // Most are killed among commits, some while they open the database.
+    if (kill_number % 4 != 0 && read(ends[0], &sequence, sizeof(sequence)) == sizeof(sequence)) {
+      acknowledged.insert(sequence);
+    }
+    usleep(random() % 30'000);
     kill(child, SIGKILL);
     int status = 0;
     waitpid(child, &status, 0);
     ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself";
-    int64_t sequence = 0;
     while (read(ends[0], &sequence, sizeof(sequence)) == sizeof(sequence)) {
       acknowledged.insert(sequence);
     }
@@ -194,7 +198,7 @@ TEST_F(SqliteFaultsTest, AFullDiskRefusesAndRecoversUnaided) {
   EXPECT_THAT(store->GetJob(JobId(2)), StatusIs(absl::StatusCode::kNotFound));
 }
 
-// Seen red with a column left out of each checksum in turn.
+// Seen red with the document's checksum ignored.
 TEST_F(SqliteFaultsTest, AnyChangedColumnIsFoundByItsChecksum) {
   const std::pair<const char*, const char*> kColumns[] = {
       {"jobs", "state = 2"},

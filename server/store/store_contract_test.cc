@@ -1,6 +1,6 @@
-// The promises of Store, kept alike by SQLite, memory and the crash-losing fake. Seen red with an
-// upsert that dropped the document of a new job, a deletion that left the idempotency key, a page
-// that repeated its last job, and (Survives*) with CrashLosingStore::Acknowledge::kTooEarly.
+// The promises of Store, kept alike by SQLite, memory and the crash-losing fake. Seen red with a
+// deletion that left the idempotency key, a page that repeated its last job, and (Survives*) with
+// CrashLosingStore::Acknowledge::kTooEarly.
 #include <functional>
 #include <memory>
 #include <string>
