@@ -304,7 +304,10 @@ TEST_F(AgentTest, StoppedMeansProvenDead) {
   EXPECT_THAT(Log(), HasSubstr("STOPPED"));
 }
 
+// Though there is another slot: both would write under one job. Seen red: without the comparison of
+// job ids in HasRoom.
 TEST_F(AgentTest, TheNextTrainerWaitsUntilTheOneBeforeIsDead) {
+  Boot(2);
   FakeTrainer& old = StartOne();
   old.dies_of_sigkill = false;
   Assign({MakeAssignment(kJob, 2)});
