@@ -172,8 +172,8 @@ bool RowBuilder::Emit(MetricRow row) {
 }
 
 void RowBuilder::Thin() {
-  size_t kept = 0;
-  for (size_t i = 0; i < page_.rows.size(); i += 2) page_.rows[kept++] = std::move(page_.rows[i]);
+  size_t kept = 1;  // the first stays: moving a row onto itself would empty it
+  for (size_t i = 2; i < page_.rows.size(); i += 2) page_.rows[kept++] = std::move(page_.rows[i]);
   page_.rows.resize(kept);
   stride_ *= 2;
 }

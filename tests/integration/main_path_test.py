@@ -21,9 +21,9 @@ class MainPathTest(unittest.TestCase):
             self.assertEqual([int(r["step"]) for r in rows], list(range(1, 61)))
             self.assertLess(rows[-1]["loss"], rows[0]["loss"])
             checkpoints = json.loads(
-                cluster.nibble("checkpoints", job["job_id"], "-o", "json").stdout)
+                cluster.nibble("checkpoints", job["job_id"], "-o", "json").stdout)["checkpoints"]
             self.assertEqual([int(c["step"]) for c in checkpoints], [60, 50])
-            events = json.loads(cluster.nibble("events", job["job_id"], "-o", "json").stdout)
+            events = json.loads(cluster.nibble("events", job["job_id"], "-o", "json").stdout)["events"]
             self.assertEqual([e["after"] for e in events],
                              ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"])
             self.assertIn("nvfp4", cluster.nibble("get", job["job_id"]).stdout)
@@ -43,8 +43,8 @@ class MainPathTest(unittest.TestCase):
                     break
                 time.sleep(0.2)
             self.assertEqual(page.count("\nnibble_job_loss{"), 2, page)
-            self.assertRegex(page, r'nibble_jobs\{[^}]*state="queued"[^}]*\} 1')
-            self.assertRegex(page, r'nibble_jobs\{[^}]*state="running"[^}]*\} 2')
+            self.assertRegex(page, r'nibble_jobs\{[^}]*state="QUEUED"[^}]*\} 1')
+            self.assertRegex(page, r'nibble_jobs\{[^}]*state="RUNNING"[^}]*\} 2')
             for job in jobs:
                 cluster.nibble("cancel", job)
                 self.assertEqual(cluster.wait(job)["state"], "CANCELLED")

@@ -14,7 +14,7 @@ from cluster import Cluster, tiny_spec
 
 # Each must have at least one sample while a job trains.
 QUERIES = [
-    'nibble_jobs{state="running"} == 1',
+    'nibble_jobs{state="RUNNING"} == 1',
     "nibble_queue_depth",
     'nibble_workers{state="online"} == 1',
     "nibble_slots",

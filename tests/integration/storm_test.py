@@ -32,9 +32,9 @@ class StormTest(unittest.TestCase):
             spec = cluster.directory / "storm.textproto"
             spec.write_text(SPEC)
             started = time.monotonic()
-            storm = subprocess.Popen(
-                [BIN.parent / "test" / "submit_storm", cluster.ports["grpc"], str(CLIENTS), str(JOBS), spec],
-                stdout=open(cluster.directory / "acknowledged", "wb"))
+            with open(cluster.directory / "acknowledged", "wb") as output:
+                storm = subprocess.Popen([BIN.parent / "test" / "submit_storm", cluster.ports["grpc"],
+                                          str(CLIENTS), str(JOBS), spec], stdout=output)
             kills = 0
             while storm.poll() is None:
                 time.sleep(chance.uniform(0.05, 0.4))
@@ -49,13 +49,13 @@ class StormTest(unittest.TestCase):
                                 (cluster.directory / "acknowledged").read_text().splitlines())
             self.assertEqual(len(acknowledged), JOBS)
             self.assertEqual(len(set(acknowledged.values())), JOBS, "a job was acknowledged twice")
-            listed = json.loads(cluster.nibble("list", "--limit", "100000", "-o", "json").stdout)
+            listed = json.loads(cluster.nibble("list", "--limit", "100000", "-o", "json").stdout)["jobs"]
             names = sorted(job["spec"]["name"] for job in listed)
             self.assertEqual(names, sorted(f"storm-{i}" for i in range(JOBS)))
             self.assertEqual({job["job_id"] for job in listed}, set(acknowledged.values()))
             deadline = time.monotonic() + 0.3 * JOBS + 60
             while time.monotonic() < deadline:
-                jobs = json.loads(cluster.nibble("list", "--limit", "100000", "-o", "json").stdout)
+                jobs = json.loads(cluster.nibble("list", "--limit", "100000", "-o", "json").stdout)["jobs"]
                 if all(job["state"] == "SUCCEEDED" for job in jobs):
                     break
                 time.sleep(1)
