@@ -81,7 +81,9 @@ double JobProgress::tokens_per_second() const { return tokens_per_second_; }
 
 double JobProgress::SecondsLeft() const {
   if (step_seconds_ == 0 || job_.total_steps() <= 0) return -1;
-  return static_cast<double>(std::max<int64_t>(0, job_.total_steps() - step())) * step_seconds_;
+  // From the newest row: the job's own count may be ahead of the rows that are still to come.
+  const int64_t done = loss_.x.empty() ? job_.step() : static_cast<int64_t>(loss_.x.back());
+  return static_cast<double>(std::max<int64_t>(0, job_.total_steps() - done)) * step_seconds_;
 }
 
 std::vector<Series> JobProgress::Curves() const {

@@ -126,14 +126,15 @@ class LiveView : public WatchView {
 
   std::string Values(const JobProgress& progress) const {
     if (std::isnan(progress.loss())) return Paint(session_.terminal(), Color::kDim, "no step yet");
-    std::string line =
-        absl::StrFormat("loss %s  learning rate %.3g  gradient norm %.3g", Loss(progress.loss()),
-                        progress.learning_rate(), progress.grad_norm());
+    // The most wanted first: narrow windows cut the rest off.
+    std::string line = absl::StrCat("loss ", Loss(progress.loss()));
     if (progress.has_validation()) {
       absl::StrAppendFormat(&line, "  validation %.4f (%.3f bits/byte, step %d)",
                             progress.validation_loss(), progress.validation_bits_per_byte(),
                             progress.validation_step());
     }
+    absl::StrAppendFormat(&line, "  learning rate %.3g  gradient norm %.3g",
+                          progress.learning_rate(), progress.grad_norm());
     return line;
   }
 

@@ -188,8 +188,8 @@ std::string Plot(const Terminal& terminal, const std::vector<Series>& series, co
                   "\n");
   const std::string left = Short(x.low);
   const std::string right = absl::StrCat(Short(x.high), " ", x_label);
-  absl::StrAppend(&out, std::string(kLabelColumns + 2, ' '), left,
-                  PadLeft(right, columns - DisplayWidth(left)), "\n");
+  absl::StrAppend(&out, std::string(kLabelColumns + 2, ' '), left, " ",
+                  PadLeft(right, columns - DisplayWidth(left) - 1), "\n");
   if (series.size() > 1) {
     std::string legend(kLabelColumns + 2, ' ');
     for (size_t i = 0; i < series.size(); ++i) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <iterator>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -57,10 +59,8 @@ class Watcher {
         progress_.begin(), progress_.end(),
         [&](const JobProgress& progress) { return progress.job().job_id() == update.job_id; });
     if (found == progress_.end()) return absl::OkStatus();
-    for (const v1::MetricRow& row : update.rows) {
-      found->AddRow(row);
-      view_->RowAdded(*found, row, progress_);
-    }
+    std::vector<v1::MetricRow>& waiting = waiting_rows_[update.job_id];
+    std::move(update.rows.begin(), update.rows.end(), std::back_inserter(waiting));
     if (update.metrics_ended) found->SetMetricsEnded();
     if (update.deleted) found->SetDeleted();
     if (update.job != nullptr) {
@@ -72,6 +72,13 @@ class Watcher {
       // How a job ended is told once its last rows are here.
       if (changed && !IsTerminal(update.job->state())) view_->StateChanged(*found, progress_);
     }
+    // The streams race: rows wait until the job's name and length are known.
+    if (found->job().state() == v1::JOB_STATE_UNSPECIFIED) return absl::OkStatus();
+    for (const v1::MetricRow& row : waiting) {
+      found->AddRow(row);
+      view_->RowAdded(*found, row, progress_);
+    }
+    waiting.clear();
     return absl::OkStatus();
   }
 
@@ -89,6 +96,7 @@ class Watcher {
  private:
   WatchView* const view_;
   std::vector<JobProgress> progress_;
+  std::map<std::string, std::vector<v1::MetricRow>> waiting_rows_;
 };
 
 void SayThatJobsGoOn(Session& session, const std::vector<std::string>& job_ids) {

@@ -78,6 +78,7 @@ class DataInspectVerb : public Verb {
     std::vector<int32_t> inputs(source.sequence_length()), targets(source.sequence_length());
     NIBBLE_RETURN_IF_ERROR(source.ReadInOrder(0, inputs.data(), targets.data()));
     for (const int32_t id : inputs) text->push_back(static_cast<char>(id));
+    std::replace(text->begin(), text->end(), '\n', ' ');
     // Not in the middle of a word, nor of a character.
     const size_t space = text->rfind(' ');
     if (space != std::string::npos && space > 0) text->resize(space);

@@ -42,7 +42,7 @@ class ValidateVerb : public Verb {
     const absl::StatusOr<spec::ResolvedJob> resolved = spec::ResolveJob(spec, &errors);
     if (!resolved.ok()) {
       if (errors.empty()) return resolved.status();
-      return InvalidFields(absl::StrCat(source_.file, " is not a valid job spec"), errors);
+      return InvalidFields("the spec is not valid", errors);
     }
     if (session.structured()) {
       PrintStructured(session, Structured(*resolved));
