@@ -48,8 +48,8 @@ TEST(ThreadPoolTest, ALoopEndsAfterItsLastTile) {
     ParallelFor(pool, 5, [&](int64_t tile, int thread) {
       if (thread != 0) other.store(true);
       // Bounded, because no thread need come.
-      for (volatile int i = 0; i < (thread == 0 ? 1000000 : 50000); i = i + 1) {
-        if (thread == 0 && other.load()) break;
+      for (int i = 0; i < (thread == 0 ? 1000000 : 50000); ++i) {
+        if (other.load() && thread == 0) break;
       }
       sum.fetch_add(loop + tile);
     });

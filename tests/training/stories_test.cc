@@ -163,7 +163,9 @@ TEST_P(StoriesTest, LossesOfItsOwnStory) {
   double sum = 0;
   for (size_t i = 0; i < losses.size(); ++i) {
     // A difference of FP32 logits near 20.
-    if (i < first.size()) EXPECT_NEAR(losses[i], first[i], 2e-5) << "position " << i;
+    if (i < first.size()) {
+      EXPECT_NEAR(losses[i], first[i], 2e-5) << "position " << i;
+    }
     sum += losses[i];
   }
   const double mean = sum / static_cast<double>(losses.size());
