@@ -260,7 +260,7 @@ class FakeWorker {
     checkpoint->set_job_id(key.job_id());
     checkpoint->set_attempt(key.attempt());
     checkpoint->set_step(step);
-    checkpoint->set_path(absl::StrCat("/work/", key.job_id(), "/step-", step));
+    checkpoint->set_path(absl::StrCat("/checkpoints/", key.job_id(), "/step-", step));
     checkpoint->set_manifest_digest(std::string(64, 'b'));
     checkpoint->set_size_bytes(1000);
     grpc::ClientContext context;

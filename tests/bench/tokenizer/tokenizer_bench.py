@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tokenising speed (GPT-2 BPE, one core) beside tiktoken and HF tokenizers, in one run.
 
-  tests/bench/tokenizer/tokenizer_bench.py --driver build/release/bin/tokenize_bench \
+  tests/bench/tokenizer/tokenizer_bench.py --driver build/release/test/tokenize_bench \
       [--gpt2 ../shared/data/tokenizers/gpt2] [--text FILE] [--pairs 7] [--megabytes 10]
 
 Makes a virtual environment for the peers, checks that all three give the same ids, then runs
