@@ -52,6 +52,7 @@ struct FakeDaemon::Impl : public v1::TrainingService::Service {
   std::map<std::string, std::string> by_request_id;
   std::vector<v1::SubmitJobRequest> submissions;
   std::vector<int64_t> metric_cursors;
+  size_t job_streams = 0;  // WatchJobs calls that have told the states of their jobs
   bool stopping = false;
   std::string address;
   std::unique_ptr<grpc::Server> server;
@@ -155,6 +156,7 @@ struct FakeDaemon::Impl : public v1::TrainingService::Service {
                    grpc::ServerWriter<v1::WatchJobsResponse>* writer) override {
     if (Status status = Enter("WatchJobs"); !status.ok()) return status;
     std::map<std::string, int64_t> sent;
+    bool first = true;
     MutexLock lock(mutex);
     for (;;) {
       bool all_ended = true;
@@ -168,6 +170,8 @@ struct FakeDaemon::Impl : public v1::TrainingService::Service {
         *response.mutable_job() = found->second.job;
         writer->Write(response);
       }
+      if (first) ++job_streams;
+      first = false;
       if (all_ended) return Status::OK;
       if (stopping) return Status(StatusCode::UNAVAILABLE, "shutting down");
       if (context->IsCancelled()) return Status::CANCELLED;
@@ -405,6 +409,11 @@ int FakeDaemon::calls(const std::string& method) const {
 std::vector<v1::SubmitJobRequest> FakeDaemon::submissions() const {
   MutexLock lock(impl_->mutex);
   return impl_->submissions;
+}
+
+size_t FakeDaemon::job_streams() const {
+  MutexLock lock(impl_->mutex);
+  return impl_->job_streams;
 }
 
 std::vector<int64_t> FakeDaemon::metric_cursors() const {

@@ -45,6 +45,8 @@ class FakeDaemon {
   int calls(const std::string& method) const;
   std::vector<v1::SubmitJobRequest> submissions() const;
   std::vector<int64_t> metric_cursors() const;
+  // WatchJobs calls that have told the states of their jobs.
+  size_t job_streams() const;
 
  private:
   struct Impl;

@@ -25,7 +25,8 @@ class WatchFeed::Retries {
   }
   // Waits and returns true where the call should be made again; false where `status` is final.
   bool ShouldRetry(const absl::Status& status) {
-    if (!absl::IsUnavailable(status)) return false;
+    // A daemon that shuts down cancels its streams; that we do so ends in Sleep.
+    if (!absl::IsUnavailable(status) && !absl::IsCancelled(status)) return false;
     feed_->SetConnected(false);
     const absl::Time now = absl::Now();
     // A stream may be silent for long; only a short one says that nobody answers.

@@ -17,9 +17,9 @@ constexpr char kId[] = "j-aaaaaaaaaaaaaaa1";
 
 class WatchTest : public ClientTest {
  protected:
-  // Waits until the watcher has opened a metrics stream `times` times.
+  // Waits until the watcher has opened its streams `times` times.
   void AwaitStreams(size_t times) {
-    for (int i = 0; daemon_.metric_cursors().size() < times; ++i) {
+    for (int i = 0; daemon_.metric_cursors().size() < times || daemon_.job_streams() < times; ++i) {
       if (i == 5000) {
         ADD_FAILURE() << "no stream " << times;
         // Lets the watcher end, so that the test does.
@@ -27,6 +27,23 @@ class WatchTest : public ClientTest {
       }
       absl::SleepFor(absl::Milliseconds(2));
     }
+  }
+
+  // Submits a job with these flags; it succeeds once it is watched.
+  Outcome SubmitWhatSucceeds(const std::vector<std::string>& flags) {
+    std::thread training([this] {
+      AwaitStreams(1);
+      v1::Job job = MakeJob(1, "a", v1::RUNNING);
+      job.set_job_id("j-000000000000abc0");
+      daemon_.PutJob(Succeeded(job));
+    });
+    std::vector<std::string> arguments = {"submit", "-"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const Outcome outcome =
+        Run(arguments,
+            "name: a\nmodel: {preset: llama-tiny}\ndata: {path: kjv}\ntraining: {steps: 5}\n");
+    training.join();
+    return outcome;
   }
 };
 
@@ -132,19 +149,16 @@ TEST_F(WatchTest, CtrlCLeavesTheJobRunningAndSaysSo) {
 }
 
 TEST_F(WatchTest, SubmitWaitsQuietlyAndEndsWithTheJobsFate) {
-  std::thread training([this] {
-    AwaitStreams(1);
-    v1::Job job = MakeJob(1, "a", v1::RUNNING);
-    job.set_job_id("j-000000000000abc0");
-    daemon_.PutJob(Succeeded(job));
-  });
-  const Outcome outcome =
-      Run({"submit", "-", "--wait"},
-          "name: a\nmodel: {preset: llama-tiny}\ndata: {path: kjv}\ntraining: {steps: 5}\n");
-  training.join();
+  const Outcome outcome = SubmitWhatSucceeds({"--wait"});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(outcome.out, "j-000000000000abc0\n");
   EXPECT_THAT(outcome.err, HasSubstr("a  SUCCEEDED"));
+}
+
+TEST_F(WatchTest, SubmitThatWaitsGivesProgramsTheJobAsItEnded) {
+  const Outcome outcome = SubmitWhatSucceeds({"--wait", "-o", "json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(nlohmann::json::parse(outcome.out)["state"], "SUCCEEDED");
 }
 
 TEST_F(WatchTest, TheLiveViewDrawsOverItselfWithinTheWindow) {

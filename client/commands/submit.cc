@@ -51,12 +51,23 @@ class SubmitVerb : public Verb {
     for (const std::string& warning : response.warnings()) {
       session.err() << "warning: " << Safe(warning) << std::endl;
     }
-    Print(session, response.job());
-    if (validate_only_ || !(wait_ || watch_)) return 0;
+    if (validate_only_ || !(wait_ || watch_)) {
+      Print(session, response.job());
+      return 0;
+    }
+    // A program that waits wants the job as it ended.
+    const bool print_at_end = session.structured() && !watch_;
+    if (!print_at_end) Print(session, response.job());
     session.out().flush();
     WatchOptions options;
     options.quiet = !watch_;
-    return Watch(session, {response.job().job_id()}, options);
+    const std::string& job_id = response.job().job_id();
+    NIBBLE_ASSIGN_OR_RETURN(const int code, Watch(session, {job_id}, options));
+    if (print_at_end) {
+      NIBBLE_ASSIGN_OR_RETURN(const v1::Job job, connection->GetJob(job_id));
+      ShowJob(session, job);
+    }
+    return code;
   }
 
  private:
