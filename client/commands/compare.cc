@@ -59,7 +59,7 @@ class CompareVerb : public Verb {
       return 0;
     }
     PrintGaps(session, gaps);
-    PrintPlot(session, gaps);
+    PrintPlots(session, gaps);
     return 0;
   }
 
@@ -132,19 +132,27 @@ class CompareVerb : public Verb {
     table.Print(session.terminal());
   }
 
-  void PrintPlot(Session& session, const std::vector<Gap>& gaps) const {
+  // The metric of both jobs, then their gap.
+  void PrintPlots(Session& session, const std::vector<Gap>& gaps) const {
     if (gaps.size() < 2) return;
+    Series a{"A", {}, {}, Color::kCyan}, b{"B", {}, {}, Color::kYellow};
     Series gap{"gap", {}, {}, Color::kMagenta};
     for (const Gap& point : gaps) {
-      gap.x.push_back(point.tokens);
+      for (Series* series : {&a, &b, &gap}) series->x.push_back(point.tokens);
+      a.y.push_back(point.a);
+      b.y.push_back(point.b);
       gap.y.push_back(100 * point.relative);
     }
+    PrintPlot(session, Safe(metric_), {a, b});
+    PrintPlot(session, absl::StrCat("relative gap of ", Safe(metric_), " in %"), {gap});
+  }
+
+  void PrintPlot(Session& session, const std::string& title,
+                 const std::vector<Series>& series) const {
     const PlotSize size{.columns = std::min(session.terminal().columns - 1, 80), .rows = 8};
     session.out() << "\n"
-                  << Paint(session.terminal(), Color::kBold,
-                           absl::StrCat("relative gap of ", Safe(metric_), " in %"))
-                  << "\n"
-                  << Plot(session.terminal(), {gap}, size, "tokens");
+                  << Paint(session.terminal(), Color::kBold, title) << "\n"
+                  << Plot(session.terminal(), series, size, "tokens");
   }
 
   std::string a_;

@@ -48,12 +48,22 @@ def peer_python():
     return python
 
 
-def run_peer(row, text, dtype, steps, threads):
+def trial_speed(row, text, dtype, threads):
+    """Tokens a second of a short run; 0 where it takes longer than a minute, as BF16 does on a CPU
+    without such instructions."""
+    try:
+        return run_peer(row, text, dtype, 4, threads, timeout=60)["tokens_per_second"]
+    except subprocess.TimeoutExpired:
+        return 0
+
+
+def run_peer(row, text, dtype, steps, threads, timeout=None):
     flags = [f"--{k}={v}" for k, v in row.items()]
     out = subprocess.run(
         [peer_python(), PEER, *flags, f"--steps={steps}", f"--threads={threads}", f"--text={text}",
          f"--dtype={dtype}", f"--learning_rate={LEARNING_RATE}"],
-        check=True, capture_output=True, text=True, env={**os.environ, **PEER_ENVIRONMENT}).stdout
+        check=True, capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, **PEER_ENVIRONMENT}).stdout
     return json.loads(out.splitlines()[-1])
 
 
@@ -99,8 +109,7 @@ def main():
         subprocess.run([BIN / "nibble", "data", "prepare", text, "--out", directory / "data" / "text",
                         "--split", "hash", "--validation-fraction", "0"],
                        check=True, capture_output=True)
-        trial = {d: run_peer(row, text, d, 4, options.threads)["tokens_per_second"]
-                 for d in ("fp32", "bf16")}
+        trial = {d: trial_speed(row, text, d, options.threads) for d in ("fp32", "bf16")}
         dtype = max(trial, key=trial.get)
         print(f"row {options.row}: {row}")
         print(f"peer: PyTorch in {dtype} (fp32 {trial['fp32']:.0f}, bf16 {trial['bf16']:.0f} tokens/s "
