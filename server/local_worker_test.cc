@@ -76,7 +76,6 @@ TEST_F(LocalWorkerTest, StartsOneAndAgainWhenItDies) {
   worker->StopRestarting();
 }
 
-// Seen red without LockIsHeld: the second keeper starts a worker too.
 TEST_F(LocalWorkerTest, FindsTheWorkerOfAnEarlierDaemon) {
   ASSERT_OK_AND_ASSIGN(auto first, LocalWorker::Start(options_));
   ASSERT_TRUE(AwaitStarts(1));

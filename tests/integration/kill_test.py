@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """kill -9 of trainer, worker and daemon at random instants: nothing acknowledged is lost, every step
 is recorded once, and the weights are those of an undisturbed run.
-
-Seen red: with the checkpoint's data position off by one, and with metrics appended twice.
 """
 import os
 import random

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Eight clients submit while the daemon is killed and restarted: every acknowledged job exists, none
 twice, and the jobs end.
-
-Seen red: with the daemon acknowledging before the commit.
 """
 import json
 import os

@@ -404,7 +404,7 @@ TEST_F(AgentTest, ARefusedCheckpointEndsTheTrainer) {
   EXPECT_EQ(daemon_.reports.back().status(), v1::ReportAttemptRequest::FAILED);
 }
 
-// Seen red: with the key compared without the attempt, and without `newest`.
+// Seen red: without `newest`.
 TEST_F(AgentTest, RemovesCheckpointsThatAreNotRetained) {
   daemon_.keep = 1;
   MakeCheckpointDirectory(1, 2);  // of an earlier attempt

@@ -148,7 +148,6 @@ TEST_F(ProcessLauncherTest, OutputIsMadeHarmless) {
               ElementsAre("escape \\x1b[31m", "bad utf8 \\xff\\xfe", "windows", "", "no line end"));
 }
 
-// Seen red: without close_range in the child.
 TEST_F(ProcessLauncherTest, NoDescriptorLeaksIntoATrainer) {
   const int leak = dup(STDERR_FILENO);  // without close-on-exec
   const auto process = Launch("descriptors");

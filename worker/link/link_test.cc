@@ -80,7 +80,6 @@ TEST(FrameTest, AFrameCrossesInPieces) {
   EXPECT_EQ(read.started().backend().size(), kMaxFrameBytes - 64);
 }
 
-// Seen red: without the limit in ReadFrame (4 GiB are allocated), and without the check for 0.
 TEST(FrameTest, HostileBytesAreDataLoss) {
   const struct {
     std::string bytes;
@@ -229,7 +228,6 @@ TEST_F(LinkObserverTest, TellsARunsStory) {
   EXPECT_EQ(report.succeeded().result().digest(), "abc");
 }
 
-// Seen red: with OnCheckpoint returning at once.
 TEST_F(LinkObserverTest, TheLastCheckpointWaitsForItsCommit) {
   SendStart();
   std::atomic<bool> committed{false};
@@ -270,7 +268,6 @@ TEST_F(LinkObserverTest, PausesWhenTold) {
   EXPECT_EQ(Receive().paused().step(), 9);
 }
 
-// Seen red: with ended_ not set at the end of the stream, when the wait below never ends.
 TEST_F(LinkObserverTest, NoTrainerOutlivesItsWorker) {
   SendStart();
   std::thread worker([&] {
