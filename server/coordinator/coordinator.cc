@@ -25,6 +25,7 @@ struct Coordinator::Group {
     std::string incarnation;
   };
   Transaction transaction;
+  int64_t transactions = 0;  // merged into it
   std::vector<Effect> effects;
   std::map<uint64_t, Waiter> waiting;                        // by request_token
   std::vector<std::pair<OutcomeCallback, Outcome>> answers;  // of items that were not stepped
@@ -81,7 +82,7 @@ absl::Status Coordinator::Recover() {
                absl::StrCat("a damaged row is left out: table ", row.table, ", key ", row.key));
   }
   for (const auto& job : live.recovered.jobs) {
-    gauges_.Changed(job.record, /*deleted=*/false, parts_.clock->MonotonicNanos());
+    gauges_.Recovered(job.record, parts_.clock->MonotonicNanos());
   }
   Group group;
   {
@@ -250,6 +251,7 @@ void Coordinator::StepItem(Item item, Group* group) {
   for (Effect& effect : effects) {
     if (auto* transaction = std::get_if<Transaction>(&effect)) {
       group->transaction.Append(std::move(*transaction));
+      ++group->transactions;
     } else {
       group->effects.push_back(std::move(effect));
     }
@@ -307,7 +309,7 @@ absl::Status Coordinator::Commit(const Group& group) {
   NIBBLE_RETURN_IF_ERROR(parts_.store->Commit(group.transaction));
   counts_changed_ = true;
   parts_.telemetry->Committed(static_cast<double>(parts_.clock->MonotonicNanos() - start) * 1e-9,
-                              static_cast<int64_t>(group.transaction.events.size()));
+                              group.transactions);
   return absl::OkStatus();
 }
 

@@ -94,7 +94,7 @@ class GatedStore : public store::Store {
   std::vector<int> commits_;
 };
 
-// Keeps the newest counts and which jobs are active.
+// Keeps the newest counts, which jobs are active, and every wait and group size.
 class CountingTelemetry : public telemetry::NullTelemetry {
  public:
   void SetCounts(const telemetry::ControlPlaneCounts& counts) override {
@@ -114,6 +114,22 @@ class CountingTelemetry : public telemetry::NullTelemetry {
     MutexLock lock(mutex_);
     for (const auto& step : steps) steps_.push_back(step.step);
   }
+  void QueueWaited(double seconds) override {
+    MutexLock lock(mutex_);
+    waits_.push_back(seconds);
+  }
+  void Committed(double, int64_t group_size) override {
+    MutexLock lock(mutex_);
+    group_sizes_.push_back(group_size);
+  }
+  std::vector<double> waits() {
+    MutexLock lock(mutex_);
+    return waits_;
+  }
+  std::vector<int64_t> group_sizes() {
+    MutexLock lock(mutex_);
+    return group_sizes_;
+  }
   telemetry::ControlPlaneCounts counts() {
     MutexLock lock(mutex_);
     return counts_;
@@ -132,6 +148,8 @@ class CountingTelemetry : public telemetry::NullTelemetry {
   telemetry::ControlPlaneCounts counts_ GUARDED_BY(mutex_);
   std::set<std::string> active_ GUARDED_BY(mutex_);
   std::vector<int64_t> steps_ GUARDED_BY(mutex_);
+  std::vector<double> waits_ GUARDED_BY(mutex_);
+  std::vector<int64_t> group_sizes_ GUARDED_BY(mutex_);
 };
 
 std::shared_ptr<const scheduler::JobDocument> Document(const std::string& key = "",
@@ -340,6 +358,39 @@ TEST_F(CoordinatorTest, GaugesEqualRows) {
   EXPECT_EQ(counts.slots_used, 2);
   EXPECT_EQ(counts.leases, 2);
   EXPECT_THAT(telemetry_.active(), ElementsAre("j-1", "j-2"));
+}
+
+// Seen red with only those waits counted whose QUEUED was published: a job that finds free slots
+// never publishes it.
+TEST_F(CoordinatorTest, EveryAttemptWaitedOnce) {
+  Register("i1", {}, /*slots=*/1);
+  Submit("j-0").get();
+  Submit("j-1").get();
+  EXPECT_THAT(telemetry_.waits(), ElementsAre(0.0));
+  clock_.AdvanceNanos(2'000'000'000);
+  Report("i1", {"j-0", 1}, scheduler::AttemptStatus::kSucceeded);
+  EXPECT_THAT(telemetry_.waits(), ElementsAre(0.0, 2.0));
+  // What was counted is not counted again by the next daemon.
+  Restart();
+  Register("i2", {{"j-1", 1}}, /*slots=*/1);
+  Submit("j-2").get();
+  EXPECT_THAT(telemetry_.waits(), ElementsAre(0.0, 2.0));
+  clock_.AdvanceNanos(1'000'000'000);
+  Report("i2", {"j-1", 1}, scheduler::AttemptStatus::kSucceeded);
+  EXPECT_THAT(telemetry_.waits(), ElementsAre(0.0, 2.0, 1.0));
+}
+
+// A submission that finds slots is one change, though two events. Seen red with events counted.
+TEST_F(CoordinatorTest, ACommitSaysHowManyChangesItCarries) {
+  Register("i1");
+  store_.Close();
+  std::vector<std::future<Outcome>> answers;
+  answers.push_back(Submit("j-0"));
+  store_.WaitForCommit();
+  for (int i = 1; i < 4; ++i) answers.push_back(Submit(absl::StrCat("j-", i)));
+  store_.Open();
+  for (auto& answer : answers) EXPECT_THAT(answer.get().status, IsOk());
+  EXPECT_THAT(telemetry_.group_sizes(), ElementsAre(1, 3));
 }
 
 TEST_F(CoordinatorTest, AFullDiskRefusesAndThenGoesOn) {

@@ -4,22 +4,44 @@
 
 namespace nibble::coordinator {
 
-void JobGauges::Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos) {
-  if (deleted || !scheduler::HasLiveAttempt(job.state)) {
-    telemetry_->JobInactive(job.job_id);
-  } else {
+void JobGauges::ShowSeries(const scheduler::JobRecord& job) {
+  if (scheduler::HasLiveAttempt(job.state)) {
     telemetry_->JobActive({job.job_id, job.document->name, recipe_of_(*job.document)});
+  } else {
+    telemetry_->JobInactive(job.job_id);
   }
-  if (!deleted && job.state == scheduler::JobState::kQueued) {
-    queued_since_nanos_.emplace(job.job_id, now_nanos);
+}
+
+void JobGauges::NoteQueue(const scheduler::JobRecord& job, int64_t now_nanos, Known* known) {
+  if (job.state != scheduler::JobState::kQueued) {
+    known->queued_since_nanos.reset();
+  } else if (!known->queued_since_nanos.has_value()) {
+    known->queued_since_nanos = now_nanos;
+  }
+}
+
+void JobGauges::Recovered(const scheduler::JobRecord& job, int64_t now_nanos) {
+  ShowSeries(job);
+  Known& known = known_[job.job_id];
+  known.attempt = job.attempt;
+  NoteQueue(job, now_nanos, &known);
+}
+
+void JobGauges::Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos) {
+  if (deleted || scheduler::IsTerminal(job.state)) {
+    telemetry_->JobInactive(job.job_id);
+    known_.erase(job.job_id);
     return;
   }
-  const auto queued = queued_since_nanos_.find(job.job_id);
-  if (queued == queued_since_nanos_.end()) return;
-  if (!deleted && scheduler::HasLiveAttempt(job.state)) {
-    telemetry_->QueueWaited(static_cast<double>(now_nanos - queued->second) * 1e-9);
+  ShowSeries(job);
+  Known& known = known_[job.job_id];
+  if (scheduler::HasLiveAttempt(job.state) && job.attempt > known.attempt) {
+    known.attempt = job.attempt;
+    // Only the state after a whole step is seen here: a job that found free slots was never queued.
+    const int64_t since = known.queued_since_nanos.value_or(now_nanos);
+    telemetry_->QueueWaited(static_cast<double>(now_nanos - since) * 1e-9);
   }
-  queued_since_nanos_.erase(queued);
+  NoteQueue(job, now_nanos, &known);
 }
 
 telemetry::ControlPlaneCounts CountsOf(const std::array<int64_t, 10>& jobs_by_state,

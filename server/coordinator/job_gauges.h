@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "server/scheduler/scheduler.h"
@@ -21,13 +22,25 @@ class JobGauges {
   JobGauges(telemetry::Telemetry* telemetry, RecipeOf recipe_of)
       : telemetry_(telemetry), recipe_of_(std::move(recipe_of)) {}
 
+  // The job as a start of the daemon found it. What it waited before is not known: the wait of a
+  // queued job counts from here, that of a live attempt was counted by an earlier daemon.
+  void Recovered(const scheduler::JobRecord& job, int64_t now_nanos);
   // The job as it now is.
   void Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos);
 
  private:
+  // A job that waits or holds slots.
+  struct Known {
+    std::optional<int64_t> queued_since_nanos;
+    int64_t attempt = 0;  // the newest whose wait was counted
+  };
+
+  void ShowSeries(const scheduler::JobRecord& job);
+  static void NoteQueue(const scheduler::JobRecord& job, int64_t now_nanos, Known* known);
+
   telemetry::Telemetry* telemetry_;
   RecipeOf recipe_of_;
-  std::map<std::string, int64_t> queued_since_nanos_;
+  std::map<std::string, Known> known_;
 };
 
 // Rows by state (the store's counters) and the scheduler's own sums, in telemetry's form.

@@ -108,7 +108,9 @@ Labels LabelsOf(const ActiveJob& job) {
 // one scrape.
 class PrometheusTelemetry::Metrics : public prometheus::Collectable {
  public:
-  explicit Metrics(const BuildInfo& build) : build_(build) {}
+  explicit Metrics(const BuildInfo& build) : build_(build) {
+    for (const char* kind : kAlertKinds) alerts_[kind] = 0;
+  }
   std::vector<MetricFamily> Collect() const override;
 
   const BuildInfo build_;
@@ -138,7 +140,7 @@ std::vector<MetricFamily> PrometheusTelemetry::Metrics::Collect() const {
   out.push_back(std::move(info));
   out.push_back(
       Histogram("nibble_store_commit_seconds", "Time of a durable commit.", commit_seconds_));
-  out.push_back(Histogram("nibble_store_commit_group_size", "Events made durable by one commit.",
+  out.push_back(Histogram("nibble_store_commit_group_size", "Changes made durable by one commit.",
                           commit_group_));
   out.push_back(Histogram("nibble_scheduling_seconds", "Time of one step of the scheduler.",
                           scheduling_seconds_));
@@ -167,6 +169,12 @@ void PrometheusTelemetry::Metrics::CollectControlPlane(std::vector<MetricFamily>
       Gauge("nibble_slots", "Slots of all workers.", static_cast<double>(counts_.slots_total)));
   out->push_back(Gauge("nibble_slots_used", "Slots that attempts hold.",
                        static_cast<double>(counts_.slots_used)));
+  MetricFamily alerts = Family("nibble_alerts_total", "Alerts that the scheduler raised, by kind.",
+                               MetricType::Counter);
+  for (const auto& [kind, count] : alerts_) {
+    AddCounter(static_cast<double>(count), {{"kind", kind}}, &alerts);
+  }
+  out->push_back(std::move(alerts));
   out->push_back(
       Gauge("nibble_leases", "Attempts that hold a lease.", static_cast<double>(counts_.leases)));
 }

@@ -31,6 +31,28 @@ TEST(PrometheusTelemetryTest, ShowsTheControlPlaneAsItWasSetLast) {
   EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_queue_depth 0"));
 }
 
+TEST(PrometheusTelemetryTest, AlertsStandAtZeroUntilRaised) {
+  PrometheusTelemetry telemetry;
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_alerts_total{kind=\"daemon_stalled\"} 0"));
+  telemetry.Alerted("daemon_stalled");
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_alerts_total{kind=\"daemon_stalled\"} 1"));
+  EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_alerts_total{kind=\"over_allocated\"} 0"));
+}
+
+TEST(PrometheusTelemetryTest, CommitsAndWaitsFillTheirHistograms) {
+  PrometheusTelemetry telemetry;
+  telemetry.Committed(0.002, 3);
+  telemetry.Committed(0.004, 1);
+  telemetry.QueueWaited(2.5);
+  telemetry.Scheduled(0.00002);
+  const std::string text = telemetry.Text();
+  EXPECT_THAT(text, HasSubstr("nibble_store_commit_group_size_count 2"));
+  EXPECT_THAT(text, HasSubstr("nibble_store_commit_group_size_sum 4"));
+  EXPECT_THAT(text, HasSubstr("nibble_store_commit_seconds_count 2"));
+  EXPECT_THAT(text, HasSubstr("nibble_queue_wait_seconds_sum 2.5"));
+  EXPECT_THAT(text, HasSubstr("nibble_scheduling_seconds_count 1"));
+}
+
 TEST(PrometheusTelemetryTest, CountsCallsByMethodAndCode) {
   PrometheusTelemetry telemetry;
   telemetry.RpcEnded("TrainingService/GetJob", "OK", 0.001);

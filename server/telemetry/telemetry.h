@@ -11,6 +11,10 @@
 
 namespace nibble::telemetry {
 
+// The kinds of alerts. Shown from the start, at 0: an increase from no series is not seen.
+inline constexpr const char* kAlertKinds[] = {"mass_expiry_held", "daemon_stalled",
+                                              "over_allocated"};
+
 // The control plane at one instant: counts over the rows of the store and the workers known.
 struct ControlPlaneCounts {
   // By the state's name in the API, every state present.
@@ -45,13 +49,13 @@ class Telemetry {
 
   // A call of the API ended. `method` is "Service/Method", `code` the status code's name.
   virtual void RpcEnded(absl::string_view method, absl::string_view code, double seconds) = 0;
-  // A transaction with `group_size` events in it became durable.
+  // One commit made the transactions of `group_size` steps of the scheduler durable.
   virtual void Committed(double seconds, int64_t group_size) = 0;
   // One Step of the scheduler took this long.
   virtual void Scheduled(double seconds) = 0;
   // A job waited this long from its submission (or return to the queue) to slots.
   virtual void QueueWaited(double seconds) = 0;
-  // The scheduler raised an alert of this kind; `kind` is one of a few constant names.
+  // The scheduler raised an alert of this kind; `kind` is one of kAlertKinds.
   virtual void Alerted(absl::string_view kind) = 0;
   // Replaces all counts at once: a scrape sees this snapshot or an earlier one, never a mixture.
   virtual void SetCounts(const ControlPlaneCounts& counts) = 0;
