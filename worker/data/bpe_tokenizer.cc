@@ -1,4 +1,3 @@
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -7,6 +6,7 @@
 #include "base/status_macros.h"
 #include "worker/data/bpe_files.h"
 #include "worker/data/bpe_merge.h"
+#include "worker/data/piece_cache.h"
 #include "worker/data/pretokenizer.h"
 #include "worker/data/tokenizer.h"
 #include "worker/data/utf8.h"
@@ -16,49 +16,6 @@ namespace {
 
 // Ids handed to the sink at a time.
 constexpr size_t kBatch = 1 << 16;
-
-// The ids of short pieces seen before: direct-mapped, a cache line an entry, 2 MiB, the newest
-// piece of a slot stays.
-class PieceCache {
- public:
-  static constexpr size_t kMaxBytes = 23;
-  static constexpr size_t kMaxIds = 8;
-
-  struct Key {
-    uint64_t words[3] = {0, 0, 0};  // the bytes, zeros, and the length in the last byte
-    bool operator==(const Key& other) const {
-      return ((words[0] ^ other.words[0]) | (words[1] ^ other.words[1]) |
-              (words[2] ^ other.words[2])) == 0;
-    }
-  };
-  struct alignas(64) Entry {
-    Key key;
-    int32_t count = 0;
-    int32_t ids[kMaxIds];
-  };
-
-  PieceCache() : entries_(kEntries) {}
-
-  // REQUIRES: piece.size() <= kMaxBytes.
-  static Key MakeKey(absl::string_view piece) {
-    Key key;
-    std::memcpy(key.words, piece.data(), piece.size());
-    key.words[2] |= static_cast<uint64_t>(piece.size()) << 56;
-    return key;
-  }
-  // An entry of another key, or of none, is there to be overwritten.
-  Entry& At(const Key& key) {
-    uint64_t hash = key.words[0] * 0x9e3779b97f4a7c15u;
-    hash = (hash ^ (hash >> 32) ^ key.words[1]) * 0xd6e8feb86659fd93u;
-    hash = (hash ^ (hash >> 32) ^ key.words[2]) * 0x9e3779b97f4a7c15u;
-    return entries_[hash >> (64 - kBits)];
-  }
-
- private:
-  static constexpr int kBits = 15;
-  static constexpr size_t kEntries = size_t{1} << kBits;
-  std::vector<Entry> entries_;
-};
 
 class BpeTokenizer : public Tokenizer {
  public:
@@ -87,7 +44,9 @@ class BpeTokenizer : public Tokenizer {
     ids_.clear();
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = pretokenizer_->EndOfPiece(text, begin);
-      EncodePiece(text.substr(begin, end - begin));
+      cache_.Append(
+          text.substr(begin, end - begin), &ids_,
+          [this](absl::string_view piece, std::vector<int32_t>* ids) { Merge(piece, ids); });
       begin = end;
       if (ids_.size() >= kBatch) NIBBLE_RETURN_IF_ERROR(Flush(sink));
     }
@@ -129,34 +88,14 @@ class BpeTokenizer : public Tokenizer {
     return status;
   }
 
-  void EncodePiece(absl::string_view piece) {
-    if (piece.size() > PieceCache::kMaxBytes) {
-      MergePiece(piece);
-      return;
-    }
-    const PieceCache::Key key = PieceCache::MakeKey(piece);
-    PieceCache::Entry& entry = cache_.At(key);
-    if (entry.key == key) {
-      ids_.insert(ids_.end(), entry.ids, entry.ids + entry.count);
-      return;
-    }
-    const size_t before = ids_.size();
-    MergePiece(piece);
-    const size_t count = ids_.size() - before;
-    if (count > PieceCache::kMaxIds) return;
-    entry.key = key;
-    entry.count = static_cast<int32_t>(count);
-    std::copy(ids_.begin() + static_cast<std::ptrdiff_t>(before), ids_.end(), entry.ids);
-  }
-
-  // Appends the ids of `piece` to ids_.
-  void MergePiece(absl::string_view piece) {
-    const size_t before = ids_.size();
-    ids_.resize(before + piece.size());
+  void Merge(absl::string_view piece, std::vector<int32_t>* ids) const {
+    const size_t before = ids->size();
+    ids->resize(before + piece.size());
+    int32_t* out = ids->data() + before;
     for (size_t i = 0; i < piece.size(); ++i) {
-      ids_[before + i] = vocabulary_.byte_ids[static_cast<unsigned char>(piece[i])];
+      out[i] = vocabulary_.byte_ids[static_cast<unsigned char>(piece[i])];
     }
-    ids_.resize(before + MergePairs(table_, ids_.data() + before, piece.size()));
+    ids->resize(before + MergePairs(table_, out, piece.size()));
   }
 
   const BpeVocabulary vocabulary_;

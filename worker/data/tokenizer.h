@@ -27,14 +27,18 @@ class Tokenizer {
   // (bytes) or invalid UTF-8 replaced (gpt2) make it differ from text.size(). Errors: the sink's.
   virtual absl::StatusOr<int64_t> Encode(absl::string_view text, const Sink& sink) = 0;
 
-  // Appends the text of `ids`. OUT_OF_RANGE where an id is not below vocab_size().
+  // Appends the text of `ids`, read from the start of a document: decoding what Encode gave gives
+  // the text back. OUT_OF_RANGE where an id is not below vocab_size().
   virtual absl::Status Decode(const std::vector<int32_t>& ids, std::string* text) const = 0;
 
-  // "bytes" or "gpt2".
+  // "bytes", "gpt2" or "llama2c".
   virtual absl::string_view kind() const = 0;
   virtual int32_t vocab_size() const = 0;
   // The id between documents; no text encodes to it.
   virtual int32_t separator() const = 0;
+  // What stands before and after a text where a model is asked to go on with it; -1: nothing does.
+  virtual int32_t bos_id() const { return -1; }
+  virtual int32_t eos_id() const { return separator(); }
   // SHA-256, in hex, of what makes the ids: two tokenizers of one digest encode alike.
   virtual std::string digest() const = 0;
   // NUL bytes dropped so far.
@@ -59,6 +63,15 @@ struct BpeFiles {
 // MiB or a vocabulary over 2^20; INVALID_ARGUMENT, with file and token or line: anything else that
 // is wrong with them.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadBpeTokenizer(const BpeFiles& files);
+
+// tokenizer.bin of llama2.c, encoding as its run.c does: a space before the text, characters that
+// are no token as their bytes (ids 3 to 258), the pair of best score first. Separator: 1, with
+// which llama2.c's training texts begin. Errors as LoadBpeTokenizer.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadLlama2cTokenizer(const std::string& path);
+
+// The tokenizer at a path: a directory with vocab.json and merges.txt (gpt2), a file *.bin
+// (llama2c), or the word "bytes". INVALID_ARGUMENT where it is none of these; otherwise as above.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
 
 }  // namespace nibble::data
 
