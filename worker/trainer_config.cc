@@ -47,15 +47,21 @@ absl::StatusOr<kernels::ProductFormat> FormatOf(const v1::ProductPrecision& prod
 
 absl::Status ConvertPrecision(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision,
                               trainer::TrainingConfig* config) {
-  if (precision.linears_size() != 4 * spec.model().blocks()) {
+  const std::vector<model::NamedLinear> linears = model::LinearsOf(config->model);
+  if (precision.linears_size() != static_cast<int64_t>(linears.size())) {
     return absl::InvalidArgumentError(absl::StrCat("the precision has ", precision.linears_size(),
-                                                   " linear layers; the model has 4 in each of ",
-                                                   spec.model().blocks(), " blocks"));
+                                                   " linear layers; the model has ",
+                                                   linears.size()));
   }
   config->fp32_activations = spec.precision().recipe() == "fp32";
   for (const v1::LinearPrecision& row : precision.linears()) {
     trainer::LinearPrecision& linear = config->linears.emplace_back();
     linear.layer = row.layer();
+    const std::string& expected = linears[config->linears.size() - 1].name;
+    if (linear.layer != expected) {
+      return absl::InvalidArgumentError(absl::StrCat("the precision has the layer ", row.layer(),
+                                                     " where the model has ", expected));
+    }
     NIBBLE_ASSIGN_OR_RETURN(linear.format.fprop, FormatOf(row.fprop()));
     NIBBLE_ASSIGN_OR_RETURN(linear.format.dgrad, FormatOf(row.dgrad()));
     NIBBLE_ASSIGN_OR_RETURN(linear.format.wgrad, FormatOf(row.wgrad()));
@@ -63,8 +69,8 @@ absl::Status ConvertPrecision(const v1::JobSpec& spec, const v1::ResolvedPrecisi
   return absl::OkStatus();
 }
 
-trainer::LlamaConfig ConvertModel(const v1::ModelSpec& spec) {
-  trainer::LlamaConfig model;
+trainer::ModelConfig ConvertModel(const v1::ModelSpec& spec) {
+  trainer::ModelConfig model;
   model.vocab_size = spec.vocab_size();
   model.width = spec.width();
   model.blocks = spec.blocks();

@@ -106,7 +106,7 @@ class Resolver {
     if (!model->has_tied_embeddings()) model->set_tied_embeddings(false);
     if (!model->has_init_std()) model->set_init_std(0.02);
     CheckReal("model.init_std", model->init_std(), {1e-6, 1}, &errors_);
-    return good && CountParameters(*model);
+    return good && CheckParameters(*model);
   }
 
   bool ResolveHeads(v1::ModelSpec* model) {
@@ -141,8 +141,8 @@ class Resolver {
     return good;
   }
 
-  bool CountParameters(const v1::ModelSpec& model) {
-    const std::optional<int64_t> parameters = LlamaParameters(model);
+  bool CheckParameters(const v1::ModelSpec& model) {
+    const std::optional<int64_t> parameters = CountParameters(model);
     if (!parameters.has_value()) {
       errors_.Add("model",
                   absl::StrCat("has too many parameters; allowed: at most ", kMaxParameters));
@@ -290,8 +290,7 @@ class Resolver {
   void Derive() {
     job_.precision = ResolvePrecision(job_.spec, &errors_);
     for (const std::string& warning : job_.precision.warnings()) job_.warnings.push_back(warning);
-    job_.flops_per_token =
-        LlamaFlopsPerToken(job_.spec.model(), job_.spec.training().sequence_length());
+    job_.flops_per_token = FlopsPerToken(job_.spec.model(), job_.spec.training().sequence_length());
   }
 
   ResolvedJob job_;

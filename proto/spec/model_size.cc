@@ -24,38 +24,37 @@ class CheckedSum {
 
 }  // namespace
 
-BlockShapes LlamaBlockShapes(const v1::ModelSpec& model) {
+std::vector<LinearShape> LinearsOf(const v1::ModelSpec& model) {
   const int64_t width = model.width();
   const int64_t attention = int64_t{model.heads()} * model.head_size();
   const int64_t kv = int64_t{model.kv_heads()} * model.head_size();
   const int64_t mlp = model.mlp_width();
-  return {{{"attention.qkv", width, attention + 2 * kv},
-           {"attention.output", attention, width},
-           {"mlp.gate_up", width, 2 * mlp},
-           {"mlp.down", mlp, width}}};
+  std::vector<LinearShape> linears;
+  for (int block = 0; block < model.blocks(); ++block) {
+    linears.push_back({"attention.qkv", block, width, attention + 2 * kv});
+    linears.push_back({"attention.output", block, attention, width});
+    linears.push_back({"mlp.gate_up", block, width, 2 * mlp});
+    linears.push_back({"mlp.down", block, mlp, width});
+  }
+  return linears;
 }
 
-std::optional<int64_t> LlamaParameters(const v1::ModelSpec& model) {
-  CheckedSum block;
-  for (const LinearShape& linear : LlamaBlockShapes(model).linears) {
-    block.Add(linear.in_features, linear.out_features);
-  }
-  block.Add(2, model.width());
-  if (!block.value().has_value()) return std::nullopt;
+std::optional<int64_t> CountParameters(const v1::ModelSpec& model) {
   CheckedSum total;
-  total.Add(model.blocks(), *block.value());
+  for (const LinearShape& linear : LinearsOf(model)) {
+    total.Add(linear.in_features, linear.out_features);
+  }
+  total.Add(2 * int64_t{model.blocks()} + 1, model.width());
   total.Add(int64_t{model.vocab_size()} * (model.tied_embeddings() ? 1 : 2), model.width());
-  total.Add(1, model.width());
   const std::optional<int64_t> parameters = total.value();
   if (!parameters.has_value() || *parameters > kMaxParameters) return std::nullopt;
   return parameters;
 }
 
-double LlamaFlopsPerToken(const v1::ModelSpec& model, int64_t sequence_length) {
+double FlopsPerToken(const v1::ModelSpec& model, int64_t sequence_length) {
   double weights = static_cast<double>(model.vocab_size()) * model.width();
-  for (const LinearShape& linear : LlamaBlockShapes(model).linears) {
-    weights += static_cast<double>(model.blocks()) * static_cast<double>(linear.in_features) *
-               static_cast<double>(linear.out_features);
+  for (const LinearShape& linear : LinearsOf(model)) {
+    weights += static_cast<double>(linear.in_features) * static_cast<double>(linear.out_features);
   }
   const double attention = 12.0 * model.blocks() * model.heads() * model.head_size() *
                            static_cast<double>(sequence_length);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/spec/deterministic_digest.h"
@@ -153,23 +154,23 @@ void ResolvePolicy(int blocks, v1::PrecisionPolicy* policy, ErrorList* errors,
 v1::ResolvedPrecision ResolvePrecision(const v1::JobSpec& spec, ErrorList* errors) {
   const v1::PrecisionPolicy& policy = spec.precision();
   const int blocks = spec.model().blocks();
-  const BlockShapes shapes = LlamaBlockShapes(spec.model());
+  const std::vector<LinearShape> linears = LinearsOf(spec.model());
   const std::string token_obstacle = TokenObstacle(spec.training());
   v1::ResolvedPrecision resolved;
   int quantised = 0;
-  for (int i = 0; i < blocks * kLinearsPerBlock; ++i) {
-    const LinearShape& linear = shapes.linears[i % kLinearsPerBlock];
-    const int block = i / kLinearsPerBlock;
+  // Blocks are alike: a sentence for each kind of layer says it for all of them.
+  std::vector<std::string> shape_warnings;
+  for (const LinearShape& linear : linears) {
     v1::LinearPrecision* row = resolved.add_linears();
-    row->set_layer(absl::StrCat("blocks.", block, ".", linear.name));
-    row->set_index(i);
+    row->set_layer(absl::StrCat("blocks.", linear.block, ".", linear.name));
+    row->set_index(resolved.linears_size() - 1);
     row->set_in_features(linear.in_features);
     row->set_out_features(linear.out_features);
     if (!Quantises(policy)) {
       SetAllOperands(Plain(policy.recipe() == "fp32" ? v1::FP32 : v1::BF16), row);
       continue;
     }
-    std::string note = HighPrecisionNote(policy.high_precision_blocks(), blocks, block);
+    std::string note = HighPrecisionNote(policy.high_precision_blocks(), blocks, linear.block);
     const bool kept = !note.empty();
     if (!kept) note = token_obstacle.empty() ? ShapeObstacle(linear) : token_obstacle;
     if (note.empty()) {
@@ -180,21 +181,21 @@ v1::ResolvedPrecision ResolvePrecision(const v1::JobSpec& spec, ErrorList* error
     SetAllOperands(Plain(v1::BF16), row);
     row->set_note(kept ? note : absl::StrCat("BF16 instead of NVFP4: ", note));
     if (!kept && policy.strict()) errors->Add("precision.strict", row->layer() + ": " + note);
+    if (kept) continue;
+    const std::string warning =
+        absl::StrCat("blocks.*.", linear.name, " runs in BF16 instead of NVFP4: ", note);
+    if (std::find(shape_warnings.begin(), shape_warnings.end(), warning) == shape_warnings.end()) {
+      shape_warnings.push_back(warning);
+    }
   }
   if (Quantises(policy)) {
-    // All blocks are alike: a sentence for each kind of layer says it for all of them.
     const bool any_left =
         policy.high_precision_blocks().first() + policy.high_precision_blocks().last() < blocks;
     if (any_left && !token_obstacle.empty()) {
       resolved.add_warnings(
           absl::StrCat("all linear layers run in BF16 instead of NVFP4: ", token_obstacle));
     } else if (any_left) {
-      for (const LinearShape& linear : shapes.linears) {
-        const std::string obstacle = ShapeObstacle(linear);
-        if (obstacle.empty()) continue;
-        resolved.add_warnings(
-            absl::StrCat("blocks.*.", linear.name, " runs in BF16 instead of NVFP4: ", obstacle));
-      }
+      for (std::string& warning : shape_warnings) resolved.add_warnings(std::move(warning));
     }
     if (quantised == 0) {
       resolved.add_warnings("recipe nvfp4 quantises nothing: every linear layer is in BF16");

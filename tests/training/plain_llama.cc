@@ -43,7 +43,7 @@ void Rotate(Vector* x, int64_t head, int64_t size, int64_t position, double thet
 }
 
 // Causal attention of one sequence; qkv[t] = q of all heads, k of all, v of all.
-std::vector<Vector> Attend(const model::LlamaConfig& config, const std::vector<Vector>& qkv) {
+std::vector<Vector> Attend(const model::ModelConfig& config, const std::vector<Vector>& qkv) {
   const int64_t size = config.head_size;
   const int64_t k_start = config.heads * size, v_start = k_start + config.kv_heads * size;
   std::vector<Vector> out(qkv.size(), Vector(config.heads * size, 0.0));
@@ -74,7 +74,7 @@ void AddTo(Vector* x, const Vector& y) {
   for (size_t i = 0; i < x->size(); ++i) (*x)[i] += y[i];
 }
 
-void Block(const model::LlamaConfig& config, const PlainWeights& weights, const std::string& layer,
+void Block(const model::ModelConfig& config, const PlainWeights& weights, const std::string& layer,
            std::vector<Vector>* h) {
   std::vector<Vector> qkv;
   for (size_t t = 0; t < h->size(); ++t) {
@@ -101,7 +101,7 @@ void Block(const model::LlamaConfig& config, const PlainWeights& weights, const 
   }
 }
 
-double SumOfLosses(const model::LlamaConfig& config, const PlainWeights& weights,
+double SumOfLosses(const model::ModelConfig& config, const PlainWeights& weights,
                    const std::vector<int32_t>& inputs, const std::vector<int32_t>& targets) {
   const Vector& embedding = weights.at("model.embed_tokens.weight");
   const Vector& head = config.tied_embeddings ? embedding : weights.at("lm_head.weight");
@@ -126,7 +126,7 @@ double SumOfLosses(const model::LlamaConfig& config, const PlainWeights& weights
 
 }  // namespace
 
-double PlainLoss(const model::LlamaConfig& config, const PlainWeights& weights,
+double PlainLoss(const model::ModelConfig& config, const PlainWeights& weights,
                  const std::vector<std::vector<int32_t>>& inputs,
                  const std::vector<std::vector<int32_t>>& targets) {
   double sum = 0;
@@ -136,7 +136,7 @@ double PlainLoss(const model::LlamaConfig& config, const PlainWeights& weights,
   return sum / static_cast<double>(inputs.size() * inputs[0].size());
 }
 
-PlainWeights PlainGradient(const model::LlamaConfig& config, const PlainWeights& weights,
+PlainWeights PlainGradient(const model::ModelConfig& config, const PlainWeights& weights,
                            const std::vector<std::vector<int32_t>>& inputs,
                            const std::vector<std::vector<int32_t>>& targets) {
   constexpr double kStep = 1e-5;

@@ -8,19 +8,19 @@
 #include <string>
 #include <vector>
 
-#include "worker/model/llama_config.h"
+#include "worker/model/model_config.h"
 
 namespace nibble::testing {
 
 using PlainWeights = std::map<std::string, std::vector<double>>;
 
 // Mean cross-entropy in nats over all sequences and positions. inputs, targets: [sequences][T].
-double PlainLoss(const model::LlamaConfig& config, const PlainWeights& weights,
+double PlainLoss(const model::ModelConfig& config, const PlainWeights& weights,
                  const std::vector<std::vector<int32_t>>& inputs,
                  const std::vector<std::vector<int32_t>>& targets);
 
 // Gradient of PlainLoss by central differences; error about 1e-9 for values and weights near 1.
-PlainWeights PlainGradient(const model::LlamaConfig& config, const PlainWeights& weights,
+PlainWeights PlainGradient(const model::ModelConfig& config, const PlainWeights& weights,
                            const std::vector<std::vector<int32_t>>& inputs,
                            const std::vector<std::vector<int32_t>>& targets);
 

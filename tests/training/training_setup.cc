@@ -30,12 +30,11 @@ namespace {
 
 void FillLinears(Recipe recipe, int64_t quantised_blocks, trainer::TrainingConfig* config) {
   config->fp32_activations = recipe == Recipe::kFp32;
-  for (int64_t block = 0; block < config->model.blocks; ++block) {
-    for (const char* layer : {"attention.qkv", "attention.output", "mlp.gate_up", "mlp.down"}) {
-      const bool high_precision = recipe == Recipe::kNvfp4 && block >= quantised_blocks;
-      config->linears.push_back({absl::StrCat("blocks.", block, ".", layer),
-                                 FormatOf(high_precision ? Recipe::kBf16 : recipe)});
-    }
+  const std::vector<model::Branch> branches = model::BranchesOf(config->model);
+  for (const model::NamedLinear& linear : model::LinearsOf(config->model)) {
+    const int64_t block = branches[config->linears.size() / 2].block;
+    const bool high_precision = recipe == Recipe::kNvfp4 && block >= quantised_blocks;
+    config->linears.push_back({linear.name, FormatOf(high_precision ? Recipe::kBf16 : recipe)});
   }
 }
 

@@ -59,6 +59,10 @@ StochasticKey LinearLayer::Key(TensorRole role, uint32_t step) const {
   return key;
 }
 
+DType LinearLayer::WeightType(PassKind pass) const {
+  return SourceType(pass == PassKind::kTraining ? training_.fprop.second : high_precision_);
+}
+
 void LinearLayer::PrepareWeights(const Matrix& weight, PassKind pass, uint32_t step) {
   NIBBLE_CHECK(weight.rows == shape_.out_features && weight.cols == shape_.in_features);
   pass_ = pass;

@@ -6,13 +6,9 @@
 
 #include "kernels/backend.h"
 #include "worker/model/arena.h"
+#include "worker/model/model_config.h"
 
 namespace nibble::model {
-
-struct LinearShape {
-  int64_t in_features = 0;
-  int64_t out_features = 0;
-};
 
 // Which formats a pass uses.
 enum class PassKind { kTraining, kEvaluation };
@@ -59,6 +55,8 @@ class LinearLayer {
   // What a pass over micro-batches of `tokens` rows of `activations` needs.
   LinearWorkspaceBytes WorkspaceBytes(int64_t tokens, kernels::DType activations) const;
 
+  // Which of the two that PrepareWeights takes.
+  kernels::DType WeightType(PassKind pass) const;
   // `weight` [out, in]: the BF16 copy or the FP32 master weights; unchanged while the operands are
   // used. For kEvaluation only Forward may follow.
   void PrepareWeights(const kernels::Matrix& weight, PassKind pass, uint32_t step);

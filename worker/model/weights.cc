@@ -70,9 +70,9 @@ absl::Status Weights::Initialise(uint64_t seed) {
     const Parameter& parameter = table_[static_cast<int>(index)];
     for (int64_t first = 0; first < parameter.size; first += kStagingElements) {
       const int64_t count = std::min(kStagingElements, parameter.size - first);
-      staging.assign(count, 1.0f);
-      if (parameter.kind != ParameterKind::kNorm) {
-        FillInitialValues(seed, static_cast<int>(index), parameter.init_std, first, count,
+      staging.assign(count, static_cast<float>(parameter.initial.value));
+      if (parameter.initial.kind == InitialDistribution::kNormal) {
+        FillInitialValues(seed, static_cast<int>(index), parameter.initial.value, first, count,
                           staging.data());
       }
       backend_.CopyToDevice(MasterOf(static_cast<int>(index)) + first, staging.data(), count * 4);

@@ -36,7 +36,8 @@ class Weights {
   static absl::StatusOr<std::unique_ptr<Weights>> Create(const ParameterTable& table,
                                                          bool bf16_copy, kernels::Backend& backend);
 
-  // Every weight as InitialValue says, norms 1. The BF16 copy follows.
+  // Every parameter from its distribution, normal ones as InitialValue says. The BF16 copy
+  // follows.
   absl::Status Initialise(uint64_t seed);
   // Makes the BF16 copy the cast of the master weights again, after they were written.
   void RefreshBf16();

@@ -19,8 +19,8 @@ bool NeedsBf16Weights(const TrainingConfig& config) {
   return false;
 }
 
-model::LlamaOptions ModelOptions(const TrainingConfig& config) {
-  model::LlamaOptions options;
+model::ModelOptions ModelOptions(const TrainingConfig& config) {
+  model::ModelOptions options;
   options.config = config.model;
   options.seed = config.seed;
   for (const LinearPrecision& linear : config.linears) options.linears.push_back(linear.format);
@@ -57,7 +57,7 @@ Trainer::Trainer(const TrainingConfig& config, const TrainerParts& parts)
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainingConfig& config,
                                                          const TrainerParts& parts) {
-  NIBBLE_CHECK(static_cast<int64_t>(config.linears.size()) == 4 * config.model.blocks);
+  NIBBLE_CHECK(config.linears.size() == model::LinearsOf(config.model).size());
   NIBBLE_CHECK(config.batch_size % config.micro_batch_size == 0);
   NIBBLE_RETURN_IF_ERROR(CheckFits(config, parts));
   std::unique_ptr<Trainer> trainer(new Trainer(config, parts));
@@ -69,7 +69,7 @@ absl::Status Trainer::AllocateState() {
   NIBBLE_ASSIGN_OR_RETURN(weights_,
                           model::Weights::Create(table_, NeedsBf16Weights(config_), backend_));
   NIBBLE_ASSIGN_OR_RETURN(model_,
-                          model::LlamaModel::Create(ModelOptions(config_), *weights_, backend_));
+                          model::Model::Create(ModelOptions(config_), *weights_, backend_));
   optimizer::FlatParameters flat;
   flat.size = table_.flat_size();
   flat.decay_size = table_.decay_size();

@@ -15,7 +15,7 @@
 #include "worker/checkpoint/checkpoint_store.h"
 #include "worker/collective/communicator.h"
 #include "worker/data/data_source.h"
-#include "worker/model/llama.h"
+#include "worker/model/model.h"
 #include "worker/model/weights.h"
 #include "worker/optimizer/adamw.h"
 #include "worker/trainer/training_config.h"
@@ -94,7 +94,7 @@ class Trainer {
   kernels::Backend& backend_;
   const model::ParameterTable table_;
   std::unique_ptr<model::Weights> weights_;
-  std::unique_ptr<model::LlamaModel> model_;
+  std::unique_ptr<model::Model> model_;
   std::unique_ptr<optimizer::AdamW> optimizer_;
   checkpoint::TrainingState state_;
 

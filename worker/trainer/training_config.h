@@ -7,15 +7,14 @@
 #include <vector>
 
 #include "kernels/operand_format.h"
-#include "worker/model/llama_config.h"
+#include "worker/model/model_config.h"
 #include "worker/optimizer/optimizer_config.h"
 
 namespace nibble::trainer {
 
-using LlamaConfig = model::LlamaConfig;
+using ModelConfig = model::ModelConfig;
 
-// Formats of one linear layer, in forward order: qkv, output, gate_up, down of block 0, block 1,
-// ...
+// Formats of one linear layer.
 struct LinearPrecision {
   std::string layer;  // "blocks.0.attention.qkv"
   kernels::LinearFormat format;
@@ -27,10 +26,10 @@ using AdamWConfig = optimizer::AdamWConfig;
 
 struct TrainingConfig {
   uint64_t seed = 0;
-  LlamaConfig model;
+  ModelConfig model;
   // Activations between operators: BF16, or FP32 where the recipe is fp32.
   bool fp32_activations = false;
-  std::vector<LinearPrecision> linears;  // 4 * model.blocks
+  std::vector<LinearPrecision> linears;  // as model::LinearsOf(model)
   std::string data_directory;            // absolute
   int64_t steps = 0;
   int64_t sequence_length = 0;
