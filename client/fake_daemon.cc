@@ -143,6 +143,13 @@ struct FakeDaemon::Impl : public v1::TrainingService::Service {
         continue;
       }
       if (!request->name().empty() && job.spec().name() != request->name()) continue;
+      const auto& labels = job.spec().labels();
+      if (std::any_of(request->labels().begin(), request->labels().end(), [&](const auto& label) {
+            const auto found = labels.find(label.first);
+            return found == labels.end() || found->second != label.second;
+          })) {
+        continue;
+      }
       if (response->jobs_size() == page_size) {
         response->set_next_page_token(absl::StrCat(index));
         break;

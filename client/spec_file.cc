@@ -79,7 +79,33 @@ std::string ChangeDocument(const std::vector<std::string>& parts, absl::string_v
   return absl::StrCat(document, value, "\n");
 }
 
-absl::Status Apply(const std::string& change, v1::JobSpec* spec) {
+absl::StatusOr<v1::JobSpec> ReadDocument(Session& session, const std::string& file) {
+  const bool standard_input = file == "-";
+  absl::StatusOr<std::string> document = standard_input ? ReadStandardInput(*session.terminal().in)
+                                                        : ReadFile(file, spec::kMaxDocumentBytes);
+  // A file that is not there is a wrong command line, not a job that is not there.
+  if (!document.ok()) return absl::InvalidArgumentError(document.status().message());
+  return Parse(*document, standard_input ? spec::DocumentFormat::kYaml : spec::FormatOfFile(file),
+               standard_input ? "standard input" : file);
+}
+
+}  // namespace
+
+std::vector<Option> SpecOptions(SpecSource* source) {
+  return {{"FILE",
+           "",
+           "Job spec: YAML, or JSON or text proto by its name; - for standard input",
+           &source->file,
+           true,
+           {},
+           Completion::kFile},
+          {"--set", "PATH=VALUE",
+           "Change a field, e.g. training.steps=100; an empty value clears it; may be repeated",
+           &source->changes},
+          {"--name", "NAME", "Use this name instead of the spec's", &source->name}};
+}
+
+absl::Status ApplyChange(const std::string& change, v1::JobSpec* spec) {
   const size_t equals = change.find('=');
   const std::string path = change.substr(0, equals);
   constexpr absl::string_view kPathCharacters =
@@ -106,34 +132,14 @@ absl::Status Apply(const std::string& change, v1::JobSpec* spec) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-std::vector<Option> SpecOptions(SpecSource* source) {
-  return {{"FILE",
-           "",
-           "Job spec: YAML, or JSON or text proto by its name; - for standard input",
-           &source->file,
-           true,
-           {},
-           Completion::kFile},
-          {"--set", "PATH=VALUE",
-           "Change a field, e.g. training.steps=100; an empty value clears it; may be repeated",
-           &source->changes},
-          {"--name", "NAME", "Use this name instead of the spec's", &source->name}};
-}
-
 absl::StatusOr<v1::JobSpec> ReadSpec(Session& session, const SpecSource& source) {
-  absl::StatusOr<std::string> document = source.file == "-"
-                                             ? ReadStandardInput(*session.terminal().in)
-                                             : ReadFile(source.file, spec::kMaxDocumentBytes);
-  // A file that is not there is a wrong command line, not a job that is not there.
-  if (!document.ok()) return absl::InvalidArgumentError(document.status().message());
-  const auto format =
-      source.file == "-" ? spec::DocumentFormat::kYaml : spec::FormatOfFile(source.file);
-  NIBBLE_ASSIGN_OR_RETURN(
-      v1::JobSpec spec,
-      Parse(*document, format, source.file == "-" ? "standard input" : source.file));
-  for (const std::string& change : source.changes) NIBBLE_RETURN_IF_ERROR(Apply(change, &spec));
+  v1::JobSpec spec;
+  if (!source.file.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(spec, ReadDocument(session, source.file));
+  }
+  for (const std::string& change : source.changes) {
+    NIBBLE_RETURN_IF_ERROR(ApplyChange(change, &spec));
+  }
   if (!source.name.empty()) spec.set_name(source.name);
   return spec;
 }

@@ -4,13 +4,29 @@ namespace nibble::client {
 
 std::vector<std::unique_ptr<Verb>> AllVerbs() {
   std::vector<std::unique_ptr<Verb>> verbs;
-  for (const auto make :
-       {MakeSubmitVerb,  MakeListVerb,        MakeGetVerb,         MakeWatchVerb,
-        MakeLogsVerb,    MakeMetricsVerb,     MakeCompareVerb,     MakePauseVerb,
-        MakeResumeVerb,  MakeCancelVerb,      MakeDeleteVerb,      MakeCheckpointsVerb,
-        MakeEventsVerb,  MakeWorkersVerb,     MakeInfoVerb,        MakeValidateVerb,
-        MakePresetsVerb, MakeDataPrepareVerb, MakeDataInspectVerb, MakeCompletionVerb,
-        MakeVersionVerb}) {
+  for (const auto make : {MakeSubmitVerb,
+                          MakeListVerb,
+                          MakeGetVerb,
+                          MakeWatchVerb,
+                          MakeLogsVerb,
+                          MakeMetricsVerb,
+                          MakeCompareVerb,
+                          MakeExperimentPaperVerb,
+                          MakeExperimentReportVerb,
+                          MakePauseVerb,
+                          MakeResumeVerb,
+                          MakeCancelVerb,
+                          MakeDeleteVerb,
+                          MakeCheckpointsVerb,
+                          MakeEventsVerb,
+                          MakeWorkersVerb,
+                          MakeInfoVerb,
+                          MakeValidateVerb,
+                          MakePresetsVerb,
+                          MakeDataPrepareVerb,
+                          MakeDataInspectVerb,
+                          MakeCompletionVerb,
+                          MakeVersionVerb}) {
     verbs.push_back(make());
   }
   return verbs;

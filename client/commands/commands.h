@@ -19,6 +19,8 @@ std::unique_ptr<Verb> MakeWatchVerb();
 std::unique_ptr<Verb> MakeLogsVerb();
 std::unique_ptr<Verb> MakeMetricsVerb();
 std::unique_ptr<Verb> MakeCompareVerb();
+std::unique_ptr<Verb> MakeExperimentPaperVerb();
+std::unique_ptr<Verb> MakeExperimentReportVerb();
 std::unique_ptr<Verb> MakePauseVerb();
 std::unique_ptr<Verb> MakeResumeVerb();
 std::unique_ptr<Verb> MakeCancelVerb();
