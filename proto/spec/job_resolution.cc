@@ -213,6 +213,7 @@ class Resolver {
     job_.precision = ResolvePrecision(job_.spec, &errors_);
     for (const std::string& warning : job_.precision.warnings()) job_.warnings.push_back(warning);
     job_.flops_per_token = FlopsPerToken(job_.spec.model(), job_.spec.training().sequence_length());
+    job_.memory = EstimateMemory(job_.spec, job_.precision);
   }
 
   ResolvedJob job_;

@@ -15,12 +15,13 @@
 
 namespace nibble::spec {
 
-// Bytes. Estimates: working memory of single operators is left out.
+// Bytes. Estimates: left out are operators' working memory and what a device keeps of operands (up to
+// 8 bytes a weight on a CPU without BF16 products).
 struct MemoryEstimate {
   int64_t weights = 0;      // FP32 master weights, and their BF16 copy where there is one
   int64_t gradients = 0;    // FP32
   int64_t optimizer = 0;    // two FP32 moments
-  int64_t activations = 0;  // of a micro-batch, kept for backward, and prepared operands
+  int64_t activations = 0;  // of a micro-batch, kept for backward
   int64_t total() const { return weights + gradients + optimizer + activations; }
 };
 

@@ -215,9 +215,10 @@ TEST(JobResolutionTest, FlopsPerToken) {
 TEST(JobResolutionTest, FlopsOfFamilies) {
   EXPECT_EQ(ResolveWith({{"model.preset", "gpt2-tiny"}}).flops_per_token,
             6.0 * (256 * 64 + 4 * 12 * 64 * 64) + 12.0 * 4 * 64 * 256);
-  const double linears = 4 * (64 * 336 + 128 * 64) + 128 * 64 + 64 * 64 + 3 * 2 * 128 * 64;
+  // Three Mamba-2 layers, one attention, three MLPs.
+  const double linears = 3 * (64 * 336 + 128 * 64) + 128 * 64 + 64 * 64 + 3 * 2 * 128 * 64;
   EXPECT_EQ(ResolveWith({{"model.preset", "nemotron-h-tiny"}}).flops_per_token,
-            6.0 * (256 * 64 + linears) + 12.0 * 64 * 256 + 4 * (12.0 * 128 * 16 + 6.0 * 192 * 4));
+            6.0 * (256 * 64 + linears) + 12.0 * 64 * 256 + 3 * (12.0 * 128 * 16 + 6.0 * 192 * 4));
 }
 
 TEST(JobResolutionTest, DefaultsOfFamilies) {
@@ -242,6 +243,12 @@ TEST(JobResolutionTest, DefaultsOfFamilies) {
                                         {"model.pattern", "\"M-M\""},
                                         {"model.mamba.head_size", "16"}});
   EXPECT_EQ(hybrid.blocks(), 3);
+  // What a preset has for branches that a job's own pattern has not goes.
+  const v1::ModelSpec mlps =
+      resolve({{"model.preset", "nemotron-h-tiny"}, {"model.pattern", "\"-\""}});
+  EXPECT_EQ(mlps.blocks(), 1);
+  EXPECT_FALSE(mlps.has_heads());
+  EXPECT_FALSE(mlps.has_mamba());
   EXPECT_EQ(hybrid.mamba().groups(), 8);
   EXPECT_EQ(hybrid.mamba().state_size(), 128);
   EXPECT_EQ(hybrid.mamba().conv_width(), 4);
@@ -271,6 +278,8 @@ TEST(JobResolutionTest, FieldsThatAFamilyCannotHave) {
             "model.max_positions");
   EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.pattern", "\"MX\""}}), "model.pattern");
   EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.blocks", "3"}}), "model.blocks");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.pattern", "M"}, {"model.heads", "4"}}),
+            "model.heads");
   EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.head_size", "7"}}),
             "model.mamba.head_size");
   EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.groups", "3"}}),

@@ -19,7 +19,8 @@ constexpr int32_t kDefaultMaxPositions = 1024;
 
 class ModelResolver {
  public:
-  ModelResolver(v1::ModelSpec* model, ErrorList* errors) : model_(*model), errors_(*errors) {}
+  ModelResolver(v1::ModelSpec* model, ErrorList* errors)
+      : model_(*model), given_(*model), errors_(*errors) {}
 
   bool Run() {
     if (!ApplyPreset()) return false;
@@ -55,6 +56,7 @@ class ModelResolver {
     good_ &= CheckInteger(absl::StrCat("model.", name), value, range, &errors_);
   }
 
+  // `given`: by the job itself; what only its preset has is dropped.
   void Refuse(bool given, const char* name, absl::string_view who) {
     if (!given) return;
     good_ = false;
@@ -107,7 +109,7 @@ class ModelResolver {
     const bool good = length >= 1 && length <= kMaxBlocks &&
                       pattern.find_first_not_of("M*-") == std::string::npos;
     if (!good) {
-      good_ = false;
+      good_ = pattern_good_ = false;
       errors_.Add("model.pattern",
                   absl::StrCat(pattern.empty() ? "is missing" : "is ", QuoteForError(pattern),
                                "; required: 1 to ", kMaxBlocks,
@@ -217,15 +219,22 @@ class ModelResolver {
 
   // What no size depends on, and fields of branches that the model has not.
   void ResolveValues() {
-    if (!HasBlock('*')) {
+    if (pattern_good_ && !HasBlock('*')) {
       const char* who = "a * in model.pattern";
-      Refuse(model_.has_heads(), "heads", who);
-      Refuse(model_.has_kv_heads(), "kv_heads", who);
-      Refuse(model_.has_head_size(), "head_size", who);
+      Refuse(given_.has_heads(), "heads", who);
+      Refuse(given_.has_kv_heads(), "kv_heads", who);
+      Refuse(given_.has_head_size(), "head_size", who);
+      model_.clear_heads();
+      model_.clear_kv_heads();
+      model_.clear_head_size();
     }
-    if (!HasBlock('-')) Refuse(model_.has_mlp_width(), "mlp_width", "a - in model.pattern");
-    if (!HasBlock('M')) {
-      Refuse(model_.has_mamba(), "mamba", "nemotron_h and an M in model.pattern");
+    if (pattern_good_ && !HasBlock('-')) {
+      Refuse(given_.has_mlp_width(), "mlp_width", "a - in model.pattern");
+      model_.clear_mlp_width();
+    }
+    if (pattern_good_ && !HasBlock('M')) {
+      Refuse(given_.has_mamba(), "mamba", "nemotron_h and an M in model.pattern");
+      model_.clear_mamba();
     }
     if (!model_.has_norm_epsilon()) model_.set_norm_epsilon(1e-5);
     CheckReal("model.norm_epsilon", model_.norm_epsilon(), {1e-12, 0.1}, &errors_);
@@ -242,8 +251,10 @@ class ModelResolver {
   }
 
   v1::ModelSpec& model_;
+  const v1::ModelSpec given_;  // before the preset
   ErrorList& errors_;
   bool good_ = true;
+  bool pattern_good_ = true;
 };
 
 }  // namespace

@@ -128,7 +128,7 @@ MemoryEstimate EstimateMemory(const v1::JobSpec& spec, const v1::ResolvedPrecisi
   const Mamba mamba = MambaOf(model);
   // A token's elements that forward keeps for backward: every branch's input and normed input, what
   // comes out of its first and goes into its second linear; and those of one branch's gradients.
-  int64_t kept = 0, largest_gradient = 0, prepared = 0;
+  int64_t kept = 0, largest_gradient = 0;
   for (int i = 0; i < precision.linears_size(); i += 2) {
     const v1::LinearPrecision &in = precision.linears(i), &out = precision.linears(i + 1);
     const bool is_mamba = in.layer().find(".mamba.") != std::string::npos;
@@ -136,20 +136,12 @@ MemoryEstimate EstimateMemory(const v1::JobSpec& spec, const v1::ResolvedPrecisi
         in.out_features() + out.in_features() + (is_mamba ? mamba.channels + mamba.inner : 0);
     kept += 2 * int64_t{model.width()} + inside;
     largest_gradient = std::max(largest_gradient, inside);
-    for (const v1::LinearPrecision* linear : {&in, &out}) {
-      // BF16 and FP32 weights are used where they lie; others are quantised into memory of their
-      // own.
-      const v1::NumberFormat format = linear->fprop().second().format();
-      if (format == v1::FP32 || format == v1::BF16) continue;
-      prepared += 2 * int64_t{linear->in_features()} * linear->out_features();
-    }
   }
   MemoryEstimate memory;
   memory.weights = parameters * (element == 4 ? 4 : 6);
   memory.gradients = parameters * 4;
   memory.optimizer = parameters * 8;
-  memory.activations =
-      tokens * element * (kept + largest_gradient + 5 * int64_t{model.width()}) + prepared;
+  memory.activations = tokens * element * (kept + largest_gradient + 5 * int64_t{model.width()});
   return memory;
 }
 
