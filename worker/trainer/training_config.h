@@ -49,6 +49,8 @@ struct TrainingConfig {
   // SHA-256 of the resolved spec without name, labels, priority, resources and restart: a
   // checkpoint of another configuration is refused on resume.
   std::string config_digest;
+  // Text of model.yaml, which every checkpoint carries (docs/formats/checkpoint.md); empty: none.
+  std::string model_description;
 };
 
 }  // namespace nibble::trainer
