@@ -60,7 +60,7 @@ absl::StatusOr<ModelDescription> ParseModelDescription(absl::string_view text) {
   return ResolveModel(part.model(), part.training().sequence_length());
 }
 
-absl::StatusOr<trainer::LlamaConfig> ModelConfigOf(const ModelDescription& description) {
+absl::StatusOr<trainer::ModelConfig> ModelConfigOf(const ModelDescription& description) {
   NIBBLE_ASSIGN_OR_RETURN(
       const spec::ResolvedJob job,
       spec::ResolveJob(SmallestJob(description.model, description.context_length), nullptr));

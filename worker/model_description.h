@@ -30,7 +30,7 @@ absl::StatusOr<ModelDescription> ResolveModel(const v1::ModelSpec& model, int64_
 absl::StatusOr<ModelDescription> ParseModelDescription(absl::string_view text);
 
 // What the model library takes.
-absl::StatusOr<trainer::LlamaConfig> ModelConfigOf(const ModelDescription& description);
+absl::StatusOr<trainer::ModelConfig> ModelConfigOf(const ModelDescription& description);
 
 }  // namespace nibble::worker
 

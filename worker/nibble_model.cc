@@ -116,6 +116,34 @@ void AddGenerate(CLI::App& app, nibble::worker::GenerateOptions* options) {
       ->capture_default_str();
 }
 
+void AddEvaluate(CLI::App& app, nibble::worker::EvaluateOptions* options) {
+  CLI::App* verb = app.add_subcommand("evaluate", "Scores a checkpoint on tasks");
+  AddRunOptions(verb, &options->run);
+  verb->add_option("--task", options->tasks,
+                   "Task, or TASK=FILE; may be given several times. lambada_openai, "
+                   "lambada_standard, hellaswag, arc_easy, arc_challenge, piqa, winogrande, boolq, "
+                   "copa, openbookqa, blimp, text, information_capacity")
+      ->required()
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
+  verb->add_option("--data", options->data,
+                   "Directory with the tasks' files under their usual names (docs/evaluation.md)");
+  verb->add_option("--items", options->items, "Write the result of every item to this file");
+  verb->add_option("--limit", options->limit, "Items or documents of each file; 0: all")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  verb->add_option("--context", options->context,
+                   "Longest sequence, tokens; 0: what the checkpoint was trained with")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  verb->add_option("--information-bias", options->information_bias_bits,
+                   "Constant of information_capacity, bits")
+      ->check(CLI::Range(-1e6, 1e6))
+      ->capture_default_str();
+  verb->add_flag("--json", options->json, "Print JSON");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -131,6 +159,8 @@ int main(int argc, char** argv) {
   AddImport(app, &import_options);
   AddExport(app, &export_options);
   AddGenerate(app, &generate_options);
+  nibble::worker::EvaluateOptions evaluate_options;
+  AddEvaluate(app, &evaluate_options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -138,5 +168,6 @@ int main(int argc, char** argv) {
   }
   if (app.got_subcommand("import")) return Report(RunImport(import_options));
   if (app.got_subcommand("export")) return Report(RunExport(export_options));
+  if (app.got_subcommand("evaluate")) return Report(RunEvaluate(evaluate_options));
   return Report(RunGenerate(generate_options));
 }

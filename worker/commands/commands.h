@@ -48,6 +48,18 @@ struct GenerateOptions {
 // Writes to standard output as the tokens come; figures go to standard error.
 absl::Status RunGenerate(const GenerateOptions& options);
 
+struct EvaluateOptions {
+  RunOptions run;
+  std::vector<std::string> tasks;  // names, or NAME=FILE
+  std::string data;                // directory of evaluation files with their usual names
+  std::string items;               // file of results per item, JSON lines; empty: none
+  int64_t limit = 0;               // items of a task; 0: all
+  int64_t context = 0;             // longest sequence, tokens; 0: the checkpoint's context length
+  double information_bias_bits = -27;
+  bool json = false;
+};
+absl::Status RunEvaluate(const EvaluateOptions& options);
+
 }  // namespace nibble::worker
 
 #endif  // WORKER_COMMANDS_COMMANDS_H_

@@ -98,7 +98,7 @@ absl::StatusOr<std::vector<checkpoint::TextFile>> TokenizerFilesOf(
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const OpenedCheckpoint& checkpoint,
                                                                const RunOptions& options) {
-  NIBBLE_ASSIGN_OR_RETURN(const model::LlamaConfig config, ModelConfigOf(checkpoint.description));
+  NIBBLE_ASSIGN_OR_RETURN(const model::ModelConfig config, ModelConfigOf(checkpoint.description));
   const bool bf16 = options.precision == "bf16";
   std::unique_ptr<LoadedModel> loaded(
       new LoadedModel(config, bf16 ? inference::Precision::kBF16 : inference::Precision::kF32));

@@ -49,10 +49,10 @@ class LoadedModel {
   absl::StatusOr<std::unique_ptr<inference::Decoder>> MakeDecoder(int64_t capacity) const;
 
  private:
-  LoadedModel(const model::LlamaConfig& config, inference::Precision precision)
+  LoadedModel(const model::ModelConfig& config, inference::Precision precision)
       : config_(config), table_(config), precision_(precision) {}
 
-  const model::LlamaConfig config_;
+  const model::ModelConfig config_;
   const model::ParameterTable table_;
   const inference::Precision precision_;
   std::unique_ptr<kernels::Backend> backend_;

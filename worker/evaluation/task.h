@@ -54,9 +54,10 @@ inline constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
 inline constexpr size_t kMaxLineBytes = size_t{1} << 24;
 
 // The items of a task of one of the first three kinds: JSON lines, or for hellaswag six text lines
-// an item; plain, gzip, bzip2 or Zstandard; for blimp also a tar archive of such files. `limit`: the
-// first so many, of each member of an archive; 0: all. NOT_FOUND; INVALID_ARGUMENT with file and
-// line: an item that is none; DATA_LOSS: damaged compression; RESOURCE_EXHAUSTED: a file too large.
+// an item; plain, gzip, bzip2 or Zstandard; for blimp also a tar archive of such files. `limit`:
+// the first so many, of each member of an archive; 0: all. NOT_FOUND; INVALID_ARGUMENT with file
+// and line: an item that is none; DATA_LOSS: damaged compression; RESOURCE_EXHAUSTED: a file too
+// large.
 absl::StatusOr<std::vector<Item>> ReadItems(const Task& task, const std::string& path,
                                             int64_t limit);
 

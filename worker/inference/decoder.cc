@@ -12,7 +12,6 @@ namespace {
 
 using kernels::DType;
 using kernels::Matrix;
-using kernels::Operand;
 
 // Rows [first, first + count) of a matrix.
 Matrix Rows(const Matrix& matrix, int64_t first, int64_t count) {
@@ -28,7 +27,7 @@ kernels::OperandFormat FormatOf(DType type) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::LlamaConfig& config,
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfig& config,
                                                          const model::Weights& weights,
                                                          const DecoderOptions& options,
                                                          kernels::Backend& backend) {
@@ -40,7 +39,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::LlamaConfi
   return decoder;
 }
 
-Decoder::Decoder(const model::LlamaConfig& config, const model::Weights& weights,
+Decoder::Decoder(const model::ModelConfig& config, const model::Weights& weights,
                  const DecoderOptions& options, kernels::Backend& backend)
     : config_(config),
       weights_(weights),
@@ -48,7 +47,8 @@ Decoder::Decoder(const model::LlamaConfig& config, const model::Weights& weights
       options_(options),
       backend_(backend),
       type_(options.precision == Precision::kF32 ? DType::kF32 : DType::kBF16),
-      blocks_(config.blocks) {}
+      kinds_(model::BranchesOf(config)),
+      branches_(kinds_.size()) {}
 
 absl::Status Decoder::Allocate() {
   model::Arena count(nullptr);
@@ -56,44 +56,57 @@ absl::Status Decoder::Allocate() {
   NIBBLE_ASSIGN_OR_RETURN(memory_, backend_.Allocate(count.used()));
   model::Arena arena(memory_->data());
   Plan(arena);
-  for (int64_t i = 0; i < config_.blocks; ++i) {
-    const model::BlockParameters& parameters = table_.block(i);
-    blocks_[i].qkv = Weight(parameters.qkv);
-    blocks_[i].output = Weight(parameters.output);
-    blocks_[i].gate_up = Weight(parameters.gate_up);
-    blocks_[i].down = Weight(parameters.down);
-  }
-  head_ = Weight(table_.head());
+  RefreshWeights();
   return absl::OkStatus();
 }
 
 void Decoder::Plan(model::Arena& arena) {
   const int64_t chunk = options_.chunk;
   const auto matrix = [&](int64_t cols) { return arena.TakeMatrix(type_, chunk, cols); };
-  for (Block& block : blocks_) {
-    block.cache = arena.TakeMatrix(type_, options_.capacity, config_.qkv_width());
+  PlanWeight(arena, table_.head(), &head_);
+  int64_t widest = config_.width;
+  for (size_t i = 0; i < branches_.size(); ++i) {
+    PlanWeight(arena, table_.branches()[i].in.weight, &branches_[i].in);
+    PlanWeight(arena, table_.branches()[i].out.weight, &branches_[i].out);
+    widest = std::max(widest, table_[branches_[i].out.parameter].shape[1]);
+    if (kinds_[i].kind != model::BranchKind::kAttention) continue;
+    branches_[i].cache = arena.TakeMatrix(type_, options_.capacity, config_.qkv_width());
   }
+  workspace_ = arena.Take(backend_.OperandBytes(FormatOf(type_), type_, chunk, widest));
   rope_table_ = arena.TakeFloats(options_.capacity * config_.head_size);
   tokens_ = static_cast<int32_t*>(arena.Take(chunk * 4));
   residual_ = matrix(config_.width);
   delta_ = matrix(config_.width);
   normed_ = matrix(config_.width);
   attended_ = matrix(config_.attention_width());
-  gate_up_ = matrix(2 * config_.mlp_width);
+  projected_ = matrix(config_.mlp_in_width());
   activated_ = matrix(config_.mlp_width);
   logits_ = arena.TakeMatrix(DType::kF32, chunk, config_.vocab_size);
   reciprocal_rms_ = arena.TakeFloats(chunk);
   log_sum_exp_ = arena.TakeFloats(chunk * config_.heads);
 }
 
-// The weight itself, where it lies: both formats are views of their source on every backend.
-Operand Decoder::Weight(int parameter) {
+void Decoder::PlanWeight(model::Arena& arena, int parameter, Weight* weight) {
+  const Matrix source = weights_.MatrixOf(parameter, type_);
+  weight->parameter = parameter;
+  weight->storage =
+      arena.Take(backend_.OperandBytes(FormatOf(type_), type_, source.rows, source.cols));
+}
+
+void Decoder::Prepare(Weight* weight) {
   kernels::OperandRequest request;
-  request.source = weights_.MatrixOf(parameter, type_);
+  request.source = weights_.MatrixOf(weight->parameter, type_);
   request.format = FormatOf(type_);
-  NIBBLE_CHECK(
-      backend_.OperandBytes(request.format, type_, request.source.rows, request.source.cols) == 0);
-  return backend_.PrepareOperand(request, nullptr);
+  weight->operand = backend_.PrepareOperand(request, weight->storage);
+}
+
+void Decoder::RefreshWeights() {
+  for (Branch& branch : branches_) {
+    Prepare(&branch.in);
+    Prepare(&branch.out);
+  }
+  Prepare(&head_);
+  length_ = 0;
 }
 
 // angle(position, i) = position * theta^(-2 i / head_size), as in training.
@@ -146,23 +159,25 @@ absl::Status Decoder::Append(const int32_t* tokens, int64_t count, int64_t logit
 }
 
 // normed_[0, count) of residual_ (to which `delta` is added first) from `first_row` on.
-void Decoder::Norm(const Matrix& delta, int weight, int64_t first_row, int64_t count) {
+void Decoder::Norm(const Matrix& delta, const model::NormParameters& norm, int64_t first_row,
+                   int64_t count) {
   kernels::RmsNormArgs args;
   args.residual = Rows(residual_, first_row, count);
   args.delta = delta;
   args.residual_out = args.residual;
-  args.weight = weights_.MasterOf(weight);
+  args.weight = weights_.MasterOf(norm.weight);
   args.normed = Rows(normed_, 0, count);
   args.reciprocal_rms = reciprocal_rms_;
   args.epsilon = static_cast<float>(config_.norm_epsilon);
   backend_.RmsNormForward(args);
 }
 
-void Decoder::Multiply(const Matrix& x, const Operand& weight, const Matrix& y) {
+void Decoder::Multiply(const Matrix& x, const Weight& weight, const Matrix& y) {
   kernels::OperandRequest request;
   request.source = x;
   request.format = FormatOf(type_);
-  backend_.Multiply(backend_.PrepareOperand(request, nullptr), weight, y, /*accumulate=*/false);
+  backend_.Multiply(backend_.PrepareOperand(request, workspace_), weight.operand, y,
+                    /*accumulate=*/false);
 }
 
 // Leaves in residual_ and delta_ what the final norm adds up.
@@ -170,31 +185,38 @@ void Decoder::Pass(const int32_t* tokens, int64_t count) {
   backend_.CopyToDevice(tokens_, tokens, count * 4);
   backend_.EmbeddingForward(tokens_, weights_.MatrixOf(table_.embedding(), type_),
                             Rows(residual_, 0, count));
-  for (int64_t i = 0; i < config_.blocks; ++i) ForwardBlock(i, count);
+  for (size_t i = 0; i < branches_.size(); ++i) ForwardBranch(i, count);
   length_ += count;
 }
 
-void Decoder::ForwardBlock(int64_t index, int64_t count) {
-  const Block& block = blocks_[index];
-  const model::BlockParameters& parameters = table_.block(index);
+void Decoder::ForwardBranch(size_t index, int64_t count) {
   const Matrix delta = Rows(delta_, 0, count);
-  kernels::AttentionShape shape{1, count, config_.heads, config_.kv_heads, config_.head_size};
+  Norm(index == 0 ? Matrix{} : delta, table_.branches()[index].norm, 0, count);
+  switch (kinds_[index].kind) {
+    case model::BranchKind::kAttention:
+      return Attend(branches_[index], count, delta);
+    case model::BranchKind::kMlp:
+      return ForwardMlp(branches_[index], count, delta);
+  }
+}
 
-  Norm(index == 0 ? Matrix{} : delta, parameters.attention_norm, 0, count);
-  const Matrix projected = Rows(block.cache, length_, count);
-  Multiply(Rows(normed_, 0, count), block.qkv, projected);
+void Decoder::Attend(const Branch& branch, int64_t count, const Matrix& y) {
+  kernels::AttentionShape shape{1, count, config_.heads, config_.kv_heads, config_.head_size};
+  const Matrix projected = Rows(branch.cache, length_, count);
+  Multiply(Rows(normed_, 0, count), branch.in, projected);
   backend_.Rope({shape, projected, rope_table_ + length_ * config_.head_size, /*inverse=*/false});
   shape.sequence_length = length_ + count;
   const Matrix attended = Rows(attended_, 0, count);
-  backend_.AttentionForward({shape, Rows(block.cache, 0, length_ + count), attended, log_sum_exp_,
+  backend_.AttentionForward({shape, Rows(branch.cache, 0, length_ + count), attended, log_sum_exp_,
                              /*first_query=*/length_});
-  Multiply(attended, block.output, delta);
+  Multiply(attended, branch.out, y);
+}
 
-  Norm(delta, parameters.mlp_norm, 0, count);
-  const Matrix gate_up = Rows(gate_up_, 0, count), activated = Rows(activated_, 0, count);
-  Multiply(Rows(normed_, 0, count), block.gate_up, gate_up);
-  backend_.SwiGluForward(gate_up, activated);
-  Multiply(activated, block.down, delta);
+void Decoder::ForwardMlp(const Branch& branch, int64_t count, const Matrix& y) {
+  const Matrix projected = Rows(projected_, 0, count), activated = Rows(activated_, 0, count);
+  Multiply(Rows(normed_, 0, count), branch.in, projected);
+  backend_.SwiGluForward(projected, activated);
+  Multiply(activated, branch.out, y);
 }
 
 }  // namespace nibble::inference

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
 #include "worker/model/arena.h"
-#include "worker/model/llama_config.h"
+#include "worker/model/model_config.h"
 #include "worker/model/weights.h"
 
 namespace nibble::inference {
@@ -33,7 +33,7 @@ class Decoder {
  public:
   // `weights` is of a table of `config` and has a BF16 copy where precision is kBF16; it and
   // `backend` outlive the decoder. RESOURCE_EXHAUSTED: the device has no such memory.
-  static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::LlamaConfig& config,
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config,
                                                          const model::Weights& weights,
                                                          const DecoderOptions& options,
                                                          kernels::Backend& backend);
@@ -42,6 +42,9 @@ class Decoder {
   int64_t length() const { return length_; }
   int64_t capacity() const { return options_.capacity; }
   int64_t vocab_size() const { return config_.vocab_size; }
+
+  // Takes the weights as they are now, and forgets all tokens. Call after they have changed.
+  void RefreshWeights();
 
   // Forgets the tokens from position `length` on. REQUIRES: 0 <= length <= this->length().
   void Truncate(int64_t length);
@@ -53,23 +56,34 @@ class Decoder {
   absl::Status Append(const int32_t* tokens, int64_t count, int64_t logit_rows, float* logits);
 
  private:
-  struct Block {
-    kernels::Operand qkv, output, gate_up, down;  // weights
-    kernels::Matrix cache;                        // [capacity, qkv_width]: rotated projections
+  // A matrix in the form of a product's second operand.
+  struct Weight {
+    int parameter = 0;
+    void* storage = nullptr;
+    kernels::Operand operand;
+  };
+  struct Branch {
+    Weight in, out;
+    kernels::Matrix cache;  // attention: [capacity, qkv_width], the rotated projections
   };
 
-  Decoder(const model::LlamaConfig& config, const model::Weights& weights,
+  Decoder(const model::ModelConfig& config, const model::Weights& weights,
           const DecoderOptions& options, kernels::Backend& backend);
   absl::Status Allocate();
   void Plan(model::Arena& arena);
   void FillRopeTable();
-  kernels::Operand Weight(int parameter);
+  void PlanWeight(model::Arena& arena, int parameter, Weight* weight);
+  void Prepare(Weight* weight);
   void Pass(const int32_t* tokens, int64_t count);
-  void ForwardBlock(int64_t index, int64_t count);
-  void Norm(const kernels::Matrix& delta, int weight, int64_t first_row, int64_t count);
-  void Multiply(const kernels::Matrix& x, const kernels::Operand& weight, const kernels::Matrix& y);
+  void ForwardBranch(size_t index, int64_t count);
+  // y [count, width] from normed_; the projections of attention stay in the cache.
+  void Attend(const Branch& branch, int64_t count, const kernels::Matrix& y);
+  void ForwardMlp(const Branch& branch, int64_t count, const kernels::Matrix& y);
+  void Norm(const kernels::Matrix& delta, const model::NormParameters& norm, int64_t first_row,
+            int64_t count);
+  void Multiply(const kernels::Matrix& x, const Weight& weight, const kernels::Matrix& y);
 
-  const model::LlamaConfig config_;
+  const model::ModelConfig config_;
   const model::Weights& weights_;
   const model::ParameterTable& table_;
   const DecoderOptions options_;
@@ -77,15 +91,17 @@ class Decoder {
   const kernels::DType type_;  // of activations and weights
 
   std::unique_ptr<kernels::DeviceBuffer> memory_;
-  std::vector<Block> blocks_;
-  kernels::Operand head_;
+  const std::vector<model::Branch> kinds_;
+  std::vector<Branch> branches_;
+  Weight head_;
+  void* workspace_ = nullptr;        // a product's first operand
   float* rope_table_ = nullptr;      // [capacity, head_size / 2, 2]
   int32_t* tokens_ = nullptr;        // [chunk]
   kernels::Matrix residual_;         // [chunk, width]
-  kernels::Matrix delta_;            // [chunk, width]: what a block adds, on its way
+  kernels::Matrix delta_;            // [chunk, width]: what a branch adds, on its way
   kernels::Matrix normed_;           // [chunk, width]
   kernels::Matrix attended_;         // [chunk, heads * head_size]
-  kernels::Matrix gate_up_;          // [chunk, 2 * mlp_width]
+  kernels::Matrix projected_;        // [chunk, mlp_in_width]
   kernels::Matrix activated_;        // [chunk, mlp_width]
   kernels::Matrix logits_;           // [chunk, vocab_size] FP32
   float* reciprocal_rms_ = nullptr;  // [chunk]

@@ -82,7 +82,10 @@ void ReadRope(ConfigReader& config, v1::ModelSpec* model) {
     for (const char* kind : {"rope_type", "type"}) rope.Require(kind, "default");
     if (rope.Has("rope_theta")) model->set_rope_theta(rope.RealOr("rope_theta", 10000));
     rope.Require("partial_rotary_factor", 1.0);
-    config.Fail(rope.status());
+    if (!rope.status().ok()) {
+      config.Fail(
+          absl::Status(rope.status().code(), absl::StrCat(name, ".", rope.status().message())));
+    }
   }
 }
 
