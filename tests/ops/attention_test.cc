@@ -122,9 +122,7 @@ TEST_P(AttentionTest, ForwardIsFp64RoundedOnce) {
   }
 }
 
-// A cache of keys: the last queries alone get what a call for all of them gets. Seen red with the
-// output's rows counted from the first position, and with blocks of queries that start at
-// first_query and so straddle a block of keys.
+// A cache of keys: the last queries alone get what a call for all of them gets.
 TEST_P(AttentionTest, LaterQueriesAloneAreThoseOfAWholePass) {
   for (const AttentionShape& shape : Shapes()) {
     const auto qkv = Qkv(shape, dtype_);

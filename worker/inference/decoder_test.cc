@@ -83,8 +83,6 @@ class DecoderTest : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<model::Weights> weights_;
 };
 
-// Seen red with the rotation counted from each pass's first token, and with the cache's rows
-// written at the pass's own positions.
 TEST_P(DecoderTest, HoweverTheTokensComeLogitsAreThoseOfAWholePass) {
   constexpr int64_t kSize = 90;
   const std::vector<int32_t> tokens = Tokens(kSize);
