@@ -26,6 +26,7 @@ except ImportError:
     torch = None
 
 PROGRAM = None
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def run(*arguments):
@@ -89,6 +90,23 @@ class TransformersTest(unittest.TestCase):
             self.assertTrue(torch.equal(loaded(tokens).logits, model(tokens).logits))
         again = json.loads(run("import", out, "--out", self.root / "again", "--json"))
         self.assertEqual(again["weights_digest"], first["weights_digest"])
+
+    def test_the_gpt2_tokenizer_goes_through(self):
+        tokenizer = ROOT / "shared" / "data" / "tokenizers" / "gpt2"
+        if not tokenizer.is_dir():
+            self.skipTest(f"no {tokenizer}")
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(
+            vocab_size=50257, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+            num_attention_heads=2)).save_pretrained(self.root / "saved")
+        run("import", self.root / "saved", "--out", self.root / "checkpoint", "--tokenizer",
+            tokenizer)
+        run("export", self.root / "checkpoint", "--out", self.root / "out")
+        text = "It's 3 o'clock,\n\tsaid  Zo\u00eb \u4f60\u597d."
+        got = json.loads(run("generate", self.root / "checkpoint", "--prompt", text, "-o", "json",
+                             "--max-tokens", 1))
+        theirs = transformers.AutoTokenizer.from_pretrained(self.root / "out")
+        self.assertEqual(got["prompt_ids"], theirs.encode(text, add_special_tokens=False))
+        self.assertEqual(theirs.eos_token_id, 50256)
 
     def test_shards_and_narrow_types(self):
         _, model = next(self.models())

@@ -7,6 +7,23 @@
 #include "worker/interchange/export.h"
 
 namespace nibble::worker {
+namespace {
+
+// Without it transformers takes the tokenizer class of the model's architecture, which for a llama
+// is another one.
+void AddTokenizerConfig(std::vector<checkpoint::TextFile>* texts) {
+  for (const checkpoint::TextFile& text : *texts) {
+    if (text.name != "merges.txt") continue;
+    texts->push_back({"tokenizer_config.json",
+                      "{\n  \"tokenizer_class\": \"GPT2Tokenizer\",\n"
+                      "  \"bos_token\": \"<|endoftext|>\",\n"
+                      "  \"eos_token\": \"<|endoftext|>\",\n"
+                      "  \"unk_token\": \"<|endoftext|>\"\n}\n"});
+    return;
+  }
+}
+
+}  // namespace
 
 absl::Status RunExport(const ExportCommandOptions& options) {
   NIBBLE_ASSIGN_OR_RETURN(const OpenedCheckpoint checkpoint,
@@ -21,6 +38,7 @@ absl::Status RunExport(const ExportCommandOptions& options) {
   } else {
     NIBBLE_ASSIGN_OR_RETURN(to.texts, ReadTokenizerFiles(options.tokenizer));
   }
+  AddTokenizerConfig(&to.texts);
   // Ids of ends are a help to whoever generates; a model without a tokenizer goes without.
   const auto tokenizer = TokenizerOf(checkpoint, options.tokenizer);
   if (tokenizer.ok()) {
