@@ -34,8 +34,8 @@ void NormPart::Backward(const Matrix& d_normed, const Matrix& d_residual) {
 }
 
 void Projection::PrepareWeights(PassKind pass, uint32_t step) {
-  layer_.PrepareWeights(context_.weights.MatrixOf(parameters_.weight, layer_.WeightType(pass)),
-                        pass, step);
+  layer_.PrepareWeights(
+      context_.weights.MatrixOf(parameters_.weight, layer_.WeightType(pass, step)), pass, step);
 }
 
 void Projection::Forward(const Matrix& x, const Matrix& y, const TokenRange& tokens) {
