@@ -83,10 +83,15 @@ std::string ModelText(const v1::JobSpec& spec, int64_t parameters) {
   const v1::ModelSpec& model = spec.model();
   std::string text = absl::StrCat(
       Safe(model.family()), model.preset().empty() ? "" : absl::StrCat(" ", Safe(model.preset())),
-      ", ", model.blocks(), " blocks, width ", model.width(), ", MLP ", model.mlp_width(), ", ",
-      model.heads(), " heads");
-  if (model.kv_heads() != model.heads()) absl::StrAppend(&text, " (", model.kv_heads(), " KV)");
-  absl::StrAppend(&text, " of ", model.head_size(), ", vocabulary ", Grouped(model.vocab_size()),
+      ", ", model.blocks(), " blocks, width ", model.width());
+  if (!model.pattern().empty()) absl::StrAppend(&text, ", ", Safe(model.pattern()));
+  if (model.mlp_width() > 0) absl::StrAppend(&text, ", MLP ", model.mlp_width());
+  if (model.heads() > 0) {
+    absl::StrAppend(&text, ", ", model.heads(), " heads");
+    if (model.kv_heads() != model.heads()) absl::StrAppend(&text, " (", model.kv_heads(), " KV)");
+    absl::StrAppend(&text, " of ", model.head_size());
+  }
+  absl::StrAppend(&text, ", vocabulary ", Grouped(model.vocab_size()),
                   model.tied_embeddings() ? ", tied" : "");
   if (parameters > 0)
     absl::StrAppend(&text, "; ", Short(static_cast<double>(parameters)), " parameters");

@@ -153,8 +153,28 @@ absl::Status ConvertPrecision(const v1::JobSpec& spec, const v1::ResolvedPrecisi
   return ConvertLaterPhases(precision, config);
 }
 
-trainer::ModelConfig ConvertModel(const v1::ModelSpec& spec) {
+absl::Status ConvertFamily(const v1::ModelSpec& spec, trainer::ModelConfig* model) {
+  using model::Family;
+  using model::MlpActivation;
+  if (spec.family() == "llama") {
+    model->family = Family::kLlama;
+    model->activation = MlpActivation::kSwiGlu;
+  } else if (spec.family() == "gpt2") {
+    model->family = Family::kGpt2;
+    model->activation =
+        spec.activation() == "gelu" ? MlpActivation::kGelu : MlpActivation::kGeluTanh;
+  } else if (spec.family() == "nemotron" || spec.family() == "nemotron_h") {
+    model->family = spec.family() == "nemotron" ? Family::kNemotron : Family::kNemotronH;
+    model->activation = MlpActivation::kSquaredRelu;
+  } else {
+    return absl::InvalidArgumentError("model.family is none that this build knows");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<trainer::ModelConfig> ConvertModel(const v1::ModelSpec& spec) {
   trainer::ModelConfig model;
+  NIBBLE_RETURN_IF_ERROR(ConvertFamily(spec, &model));
   model.vocab_size = spec.vocab_size();
   model.width = spec.width();
   model.blocks = spec.blocks();
@@ -162,6 +182,20 @@ trainer::ModelConfig ConvertModel(const v1::ModelSpec& spec) {
   model.kv_heads = spec.kv_heads();
   model.head_size = spec.head_size();
   model.mlp_width = spec.mlp_width();
+  model.max_positions = spec.max_positions();
+  model.pattern = spec.pattern();
+  if (spec.has_mamba()) {
+    const v1::MambaSpec& mamba = spec.mamba();
+    if (mamba.head_size() < 1) {
+      return absl::InvalidArgumentError("model.mamba is not a resolved job's");
+    }
+    model.mamba.head_size = mamba.head_size();
+    model.mamba.heads = int64_t{mamba.expand()} * spec.width() / mamba.head_size();
+    model.mamba.groups = mamba.groups();
+    model.mamba.state_size = mamba.state_size();
+    model.mamba.conv_width = mamba.conv_width();
+    model.mamba.chunk_size = mamba.chunk_size();
+  }
   model.rope_theta = spec.rope_theta();
   model.norm_epsilon = spec.norm_epsilon();
   model.tied_embeddings = spec.tied_embeddings();
@@ -227,7 +261,7 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
                                                            const TrainerPlaces& places) {
   trainer::TrainingConfig config;
   config.seed = spec.seed();
-  config.model = ConvertModel(spec.model());
+  NIBBLE_ASSIGN_OR_RETURN(config.model, ConvertModel(spec.model()));
   NIBBLE_RETURN_IF_ERROR(ConvertPrecision(spec, precision, &config));
   NIBBLE_RETURN_IF_ERROR(ConvertTraining(spec.training(), &config));
   NIBBLE_RETURN_IF_ERROR(ConvertOptimizer(spec.optimizer(), &config));

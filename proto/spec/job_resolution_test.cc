@@ -109,6 +109,16 @@ health:
   EXPECT_EQ(job.precision.linears_size(), 16);
 }
 
+// Fields of other families; dimensions that a pattern without attention has not.
+bool OfAnotherFamily(const google::protobuf::Message& message, const std::string& field) {
+  if (message.GetDescriptor()->name() != "ModelSpec") return false;
+  const std::string family = dynamic_cast<const v1::ModelSpec&>(message).family();
+  if (field == "activation" || field == "max_positions") return family != "gpt2";
+  if (field == "pattern" || field == "mamba") return family != "nemotron_h";
+  if (field == "rope_theta") return family != "llama" && family != "nemotron";
+  return false;
+}
+
 // Every field of the resolved spec is present, so that no later version's default can change it.
 void ExpectComplete(const google::protobuf::Message& message, const std::string& path) {
   const auto* type = message.GetDescriptor();
@@ -118,6 +128,10 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
     // Labels and init_from have no default; steps excludes tokens.
     if (field->is_repeated() || field->name() == "init_from" || field->name() == "tokens") continue;
     if (field->name() == "late_switch") continue;  // none is the default
+    if (OfAnotherFamily(message, field->name())) {
+      EXPECT_FALSE(message.GetReflection()->HasField(message, field)) << name;
+      continue;
+    }
     EXPECT_TRUE(message.GetReflection()->HasField(message, field)) << name;
     if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) {
       ExpectComplete(message.GetReflection()->GetMessage(message, field), name);
@@ -151,6 +165,32 @@ TEST(JobResolutionTest, ParameterCountsOfPresets) {
       {"llama-50m", 50'610'688},
       // 50257 * 768 + 12 * (2304 * 768 + 768 * 768 + 3 * 2048 * 768 + 2 * 768) + 768
       {"llama-124m", 123'551'232},
+      // Published: TinyLlama, Llama 3.2 1B and 3B, Llama 2 7B, Llama 3 8B.
+      {"llama-1.1b", 1'100'048'384},
+      {"llama-3.2-1b", 1'235'814'400},
+      {"llama-3.2-3b", 3'212'749'824},
+      {"llama-7b", 6'738'415'616},
+      {"llama-3-8b", 8'030'261'248},
+      // 256 * w + 1024 * w + L * (12 w^2 + 13 w) + 2 w
+      {"gpt2-tiny", 281'984},
+      {"gpt2-10m", 11'139'072},
+      // Published: GPT-2.
+      {"gpt2-small", 124'439'808},
+      {"gpt2-medium", 354'823'168},
+      {"gpt2-large", 774'030'080},
+      {"gpt2-xl", 1'557'611'200},
+      // 2 * 256 * 64 + 4 * (128 * 64 + 64 * 64 + 2 * 256 * 64 + 2 * 64) + 64
+      {"nemotron-tiny", 213'568},
+      {"nemotron-10m", 9'638'784},
+      // 2 * 131072 * 2048 + 20 * (4096 * 2048 + 2048 * 2048 + 2 * 6144 * 2048 + 2 * 2048) + 2048
+      {"nemotron-1.2b", 1'291'929'600},
+      // M: 64 * 336 + 192 * 5 + 3 * 16 + 128 + 128 * 64; *: 128 * 64 + 64 * 64; -: 2 * 128 * 64;
+      // each a norm of 64; 2 * 256 * 64 and 64.
+      {"nemotron-h-tiny", 187'216},
+      {"nemotron-h-10m", 10'194'576},
+      {"nemotron-h-8b", 8'084'075'520},
+      // Published for Nemotron Nano 2, whose Mamba-2 heads are of 80: 12.31 B.
+      {"nemotron-h-12b", 12'314'591'360},
   };
   ASSERT_EQ(ModelPresets().size(), expected.size());
   for (const ModelPreset& preset : ModelPresets()) {
@@ -184,6 +224,85 @@ TEST(JobResolutionTest, ParameterCountsOfPresets) {
 TEST(JobResolutionTest, FlopsPerToken) {
   // 6 * (256 * 64 + 4 * (8192 + 4096 + 36864)) + 12 * 4 * 64 * 256
   EXPECT_EQ(ResolveWith({}).flops_per_token, 6.0 * (16384 + 196608) + 786432);
+}
+
+// Against the arithmetic of the terms, family by family.
+TEST(JobResolutionTest, FlopsOfFamilies) {
+  EXPECT_EQ(ResolveWith({{"model.preset", "gpt2-tiny"}}).flops_per_token,
+            6.0 * (256 * 64 + 4 * 12 * 64 * 64) + 12.0 * 4 * 64 * 256);
+  // Three Mamba-2 layers, one attention, three MLPs.
+  const double linears = 3 * (64 * 336 + 128 * 64) + 128 * 64 + 64 * 64 + 3 * 2 * 128 * 64;
+  EXPECT_EQ(ResolveWith({{"model.preset", "nemotron-h-tiny"}}).flops_per_token,
+            6.0 * (256 * 64 + linears) + 12.0 * 64 * 256 + 3 * (12.0 * 128 * 16 + 6.0 * 192 * 4));
+}
+
+TEST(JobResolutionTest, DefaultsOfFamilies) {
+  const auto resolve = [](std::map<std::string, std::string> changes) {
+    auto values = MinimalSpec();
+    values.erase("model.preset");
+    values["model.width"] = "64";
+    for (const auto& [path, value] : changes) values[path] = value;
+    return ResolveOrDie(ParseOrDie(Document(values))).spec.model();
+  };
+  const v1::ModelSpec gpt2 =
+      resolve({{"model.family", "gpt2"}, {"model.blocks", "2"}, {"model.heads", "4"}});
+  EXPECT_EQ(gpt2.mlp_width(), 256);
+  EXPECT_EQ(gpt2.activation(), "gelu_tanh");
+  EXPECT_EQ(gpt2.max_positions(), 1024);
+  EXPECT_TRUE(gpt2.tied_embeddings());
+  const v1::ModelSpec nemotron =
+      resolve({{"model.family", "nemotron"}, {"model.blocks", "2"}, {"model.heads", "4"}});
+  EXPECT_EQ(nemotron.mlp_width(), 256);
+  EXPECT_FALSE(nemotron.tied_embeddings());
+  const v1::ModelSpec hybrid = resolve({{"model.family", "nemotron_h"},
+                                        {"model.pattern", "\"M-M\""},
+                                        {"model.mamba.head_size", "16"}});
+  EXPECT_EQ(hybrid.blocks(), 3);
+  // What a preset has for branches that a job's own pattern has not goes.
+  const v1::ModelSpec mlps =
+      resolve({{"model.preset", "nemotron-h-tiny"}, {"model.pattern", "\"-\""}});
+  EXPECT_EQ(mlps.blocks(), 1);
+  EXPECT_FALSE(mlps.has_heads());
+  EXPECT_FALSE(mlps.has_mamba());
+  EXPECT_EQ(hybrid.mamba().groups(), 8);
+  EXPECT_EQ(hybrid.mamba().state_size(), 128);
+  EXPECT_EQ(hybrid.mamba().conv_width(), 4);
+  EXPECT_FALSE(hybrid.has_heads());
+}
+
+TEST(JobResolutionTest, FieldsThatAFamilyCannotHave) {
+  const auto field_of = [](std::map<std::string, std::string> changes) {
+    auto values = MinimalSpec();
+    for (const auto& [path, value] : changes) values[path] = value;
+    const auto errors = ErrorsOf(Document(values), DocumentFormat::kYaml);
+    EXPECT_EQ(errors.size(), 1) << Describe(errors);
+    return errors.empty() ? "" : errors[0].field;
+  };
+  const std::string hybrid = "nemotron-h-tiny";
+  EXPECT_EQ(field_of({{"model.pattern", "\"M*\""}}), "model.pattern");
+  EXPECT_EQ(field_of({{"model.mamba.groups", "1"}}), "model.mamba");
+  EXPECT_EQ(field_of({{"model.activation", "gelu"}}), "model.activation");
+  EXPECT_EQ(field_of({{"model.max_positions", "9"}}), "model.max_positions");
+  EXPECT_EQ(field_of({{"model.family", "gpt2"}}), "model.family");  // the preset is a llama
+  EXPECT_EQ(field_of({{"model.preset", "gpt2-tiny"}, {"model.rope_theta", "100"}}),
+            "model.rope_theta");
+  EXPECT_EQ(field_of({{"model.preset", "gpt2-tiny"}, {"model.activation", "relu"}}),
+            "model.activation");
+  // A sequence that the table of positions does not reach.
+  EXPECT_EQ(field_of({{"model.preset", "gpt2-tiny"}, {"training.sequence_length", "1025"}}),
+            "model.max_positions");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.pattern", "\"MX\""}}), "model.pattern");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.blocks", "3"}}), "model.blocks");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.pattern", "M"}, {"model.heads", "4"}}),
+            "model.heads");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.head_size", "7"}}),
+            "model.mamba.head_size");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.groups", "3"}}),
+            "model.mamba.groups");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.conv_width", "9"}}),
+            "model.mamba.conv_width");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.chunk_size", "0"}}),
+            "model.mamba.chunk_size");
 }
 
 TEST(JobResolutionTest, ExplicitFieldsOverrideThePreset) {

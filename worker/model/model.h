@@ -1,6 +1,6 @@
 // Forward and backward of a model of any family, one micro-batch at a time:
 //
-//   h = embedding[tokens]
+//   h = embedding[tokens] (+ positions, where they are learned)
 //   per residual branch:  h += mixer(norm(h))
 //   loss_n = cross_entropy(head(norm(h_n)), target_n)
 //
