@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "proto/spec/deterministic_digest.h"
+#include "worker/model_description.h"
 
 namespace nibble::worker {
 namespace {
@@ -272,6 +273,7 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   config.backend = spec.resources().backend();
   config.threads = spec.resources().threads();
   config.config_digest = ConfigDigest(spec);
+  config.model_description = DescribeModel(spec);
   return config;
 }
 

@@ -61,6 +61,8 @@ struct TrainingConfig {
   // SHA-256 of the resolved spec without name, labels, priority, resources, restart and health: a
   // checkpoint of another configuration is refused on resume.
   std::string config_digest;
+  // Text of model.yaml, which every checkpoint carries (docs/formats/checkpoint.md); empty: none.
+  std::string model_description;
 };
 
 // `linears` and `later_precision` by layer and step.
