@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "base/sha256.h"
 #include "base/status_matchers.h"
+#include "base/tls_files.h"
 #include "gtest/gtest.h"
 
 namespace nibble {
@@ -58,6 +59,22 @@ TEST(LogTest, EscapesWhatATerminalWouldObey) {
   EXPECT_EQ(EscapeControlCharacters("a\x1b[2Jb\n"), "a\\x1b[2Jb\\x0a");
   EXPECT_EQ(EscapeControlCharacters("\xc2\x9b"), "\\xc2\\x9b");
   EXPECT_EQ(EscapeControlCharacters("gr\xc3\xbc\xc3\x9f"), "gr\xc3\xbc\xc3\x9f");
+}
+
+// What real certificates do is in tests/integration/tls_test.py.
+TEST(TlsFilesTest, FilesThatAreNoneAreNamed) {
+  const std::string path = testing::TempDir() + "nibble_tls_files_test.pem";
+  const std::string empty_block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+  for (const std::string& contents : {std::string(), std::string("text"), empty_block}) {
+    ASSERT_THAT(ReplaceFileDurably(path, contents), IsOk());
+    for (const TlsPaths& paths : {TlsPaths{path, "", ""}, TlsPaths{"", path, path}}) {
+      EXPECT_THAT(ReadTlsFiles(paths),
+                  StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr(path)));
+    }
+  }
+  EXPECT_THAT(ReadTlsFiles({"/nosuch/ca.pem", "", ""}), StatusIs(absl::StatusCode::kNotFound));
+  ASSERT_OK_AND_ASSIGN(const TlsContents none, ReadTlsFiles({}));
+  EXPECT_EQ(none.authority + none.certificate + none.key, "");
 }
 
 TEST(ClockTest, WallJumpsLeaveTheMonotonicClockAlone) {

@@ -9,8 +9,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/files.h"
 #include "base/status_macros.h"
+#include "base/tls_files.h"
 #include "client/status.h"
 #include "nibble/v1/training_service.grpc.pb.h"
 
@@ -20,7 +20,6 @@ namespace {
 constexpr char kDefaultPort[] = "7878";
 // Pages of jobs and metrics are asked for in sizes far below this.
 constexpr int kMaxMessageBytes = 64 * 1024 * 1024;
-constexpr int64_t kMaxPemBytes = 1024 * 1024;
 // Long enough for a daemon that restarts, short enough for a person who forgot to start it.
 constexpr absl::Duration kRetryWindow = absl::Seconds(3);
 constexpr absl::Duration kFirstRetryDelay = absl::Milliseconds(50);
@@ -46,11 +45,8 @@ absl::StatusOr<std::string> Target(const std::string& server) {
   return has_port ? server : absl::StrCat(server, ":", kDefaultPort);
 }
 
-absl::StatusOr<std::string> ReadPem(const std::string& path, absl::string_view flag) {
-  if (path.empty()) return std::string();
-  absl::StatusOr<std::string> contents = ReadFile(path, kMaxPemBytes);
-  if (contents.ok()) return contents;
-  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", contents.status().message()));
+bool SpeaksTls(const ConnectionOptions& options) {
+  return !options.tls_ca.empty() || !options.tls_cert.empty();
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(
@@ -58,15 +54,19 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key go together");
   }
-  if (options.tls_ca.empty() && options.tls_cert.empty()) return grpc::InsecureChannelCredentials();
+  if (!SpeaksTls(options)) return grpc::InsecureChannelCredentials();
+  absl::StatusOr<TlsContents> contents =
+      ReadTlsFiles({options.tls_ca, options.tls_cert, options.tls_key});
+  // Also where a file is missing: the command line names it, so that is what is wrong.
+  if (!contents.ok()) return absl::InvalidArgumentError(contents.status().message());
   grpc::SslCredentialsOptions tls;
-  NIBBLE_ASSIGN_OR_RETURN(tls.pem_root_certs, ReadPem(options.tls_ca, "--tls-ca"));
-  NIBBLE_ASSIGN_OR_RETURN(tls.pem_cert_chain, ReadPem(options.tls_cert, "--tls-cert"));
-  NIBBLE_ASSIGN_OR_RETURN(tls.pem_private_key, ReadPem(options.tls_key, "--tls-key"));
+  tls.pem_root_certs = std::move(contents->authority);
+  tls.pem_cert_chain = std::move(contents->certificate);
+  tls.pem_private_key = std::move(contents->key);
   return grpc::SslCredentials(tls);
 }
 
-absl::Status Convert(const grpc::Status& status, const std::string& server) {
+absl::Status Convert(const grpc::Status& status, const ConnectionOptions& options) {
   if (status.ok()) return absl::OkStatus();
   // The code's numbers are the same in gRPC and Abseil.
   const auto code = static_cast<absl::StatusCode>(status.error_code());
@@ -74,8 +74,12 @@ absl::Status Convert(const grpc::Status& status, const std::string& server) {
   // A server that answers so itself (it is overloaded or shutting down) says more in its details.
   if ((code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded) &&
       status.error_details().empty()) {
-    message = absl::StrCat("no answer from nibbled at ", server, ": ", message,
-                           "; is it running? --server or NIBBLE_SERVER says where");
+    message = absl::StrCat("no answer from nibbled at ", options.server,
+                           SpeaksTls(options) ? " over TLS: " : " (without TLS): ", message,
+                           "; is it running? --server or NIBBLE_SERVER says where",
+                           !SpeaksTls(options)        ? ", --tls-ca turns TLS on"
+                           : options.tls_cert.empty() ? ", --tls-cert shows a client certificate"
+                                                      : "");
   }
   absl::Status result(code, message);
   if (!status.error_details().empty()) {
@@ -131,7 +135,7 @@ struct Connection::Impl {
       const absl::Time next = absl::Now() + delay;
       if (status.error_code() != grpc::StatusCode::UNAVAILABLE || next >= deadline ||
           next >= start + kRetryWindow) {
-        return Convert(status, options.server);
+        return Convert(status, options);
       }
       absl::SleepFor(delay);
     }
@@ -154,7 +158,7 @@ struct Connection::Impl {
     }
     const grpc::Status status = reader->Finish();
     if (canceller != nullptr) canceller->Detach();
-    return stopped ? absl::OkStatus() : Convert(status, options.server);
+    return stopped ? absl::OkStatus() : Convert(status, options);
   }
 };
 

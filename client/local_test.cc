@@ -160,31 +160,69 @@ TEST_F(ClientTest, DataIsPreparedAndInspected) {
   EXPECT_EQ(RunAlone({"data", "inspect", "/nosuch"}).code, 2);
 }
 
-TEST_F(ClientTest, CompletionScriptsAreValidAndComplete) {
-  for (const char* shell : {"bash", "zsh", "fish"}) {
+bool HasShell(const std::string& shell) {
+  return system(absl::StrCat("command -v ", shell, " >/dev/null").c_str()) == 0;
+}
+
+// What `command` prints, its lines joined with spaces.
+std::string OutputOf(const std::string& command) {
+  std::string out;
+  std::FILE* pipe = popen(absl::StrCat(command, " 2>&1 | tr '\\n' ' '").c_str(), "r");
+  char buffer[4096];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) out.append(buffer, n);
+  pclose(pipe);
+  return out;
+}
+
+TEST_F(ClientTest, CompletionScriptsAreWhatTheirShellsRead) {
+  for (const std::string shell : {"bash", "zsh", "fish"}) {
     const Outcome outcome = RunAlone({"completion", shell});
     ASSERT_EQ(outcome.code, 0);
-    const std::string path = WriteFile(absl::StrCat("completion.", shell), outcome.out);
-    if (system(absl::StrCat("command -v ", shell, " >/dev/null").c_str()) != 0) continue;
-    EXPECT_EQ(system(absl::StrCat(shell, " -n ", path).c_str()), 0) << shell;
+    const std::string path = WriteFile("completion." + shell, outcome.out);
+    if (!HasShell(shell)) continue;
+    EXPECT_EQ(OutputOf(absl::StrCat(shell, " -n ", path)), "") << shell;
   }
-  const std::string script = directory_.path() + "/completion.bash";
+}
+
+TEST_F(ClientTest, BashCompletes) {
+  const std::string script = WriteFile("completion.bash", RunAlone({"completion", "bash"}).out);
   const auto complete = [&](const std::string& words, int index) {
-    const std::string result = directory_.path() + "/result";
-    const std::string command =
-        absl::StrCat("bash -c 'source ", script, "; COMP_WORDS=(", words, "); COMP_CWORD=", index,
-                     "; _nibble; echo \"${COMPREPLY[@]}\"' > ", result, " 2>/dev/null");
-    EXPECT_EQ(system(command.c_str()), 0);
-    std::ifstream in(result);
-    std::string line;
-    std::getline(in, line);
-    return line;
+    return OutputOf(absl::StrCat("bash -c 'source ", script, "; COMP_WORDS=(", words,
+                                 "); COMP_CWORD=", index, "; _nibble; echo \"${COMPREPLY[@]}\"'"));
   };
-  EXPECT_EQ(complete("nibble comp", 1), "compare completion");
-  EXPECT_EQ(complete("nibble data \"\"", 2), "prepare inspect");
-  EXPECT_EQ(complete("nibble completion \"\"", 2), "bash zsh fish");
-  EXPECT_EQ(complete("nibble --server x data prepare --tok", 5), "--tokenizer");
-  EXPECT_EQ(complete("nibble data prepare --split \"\"", 4), "last hash");
+  EXPECT_EQ(complete("nibble comp", 1), "compare completion ");
+  EXPECT_EQ(complete("nibble data \"\"", 2), "prepare inspect ");
+  EXPECT_EQ(complete("nibble completion \"\"", 2), "bash zsh fish ");
+  EXPECT_EQ(complete("nibble --server x data prepare --tok", 5), "--tokenizer ");
+  EXPECT_EQ(complete("nibble data prepare --split \"\"", 4), "last hash ");
+}
+
+TEST_F(ClientTest, FishCompletes) {
+  if (!HasShell("fish")) GTEST_SKIP() << "fish is not installed";
+  const std::string script = WriteFile("completion.fish", RunAlone({"completion", "fish"}).out);
+  const auto complete = [&](const std::string& line) {
+    return OutputOf(absl::StrCat("fish -N -c 'source ", script, "; complete -C \"", line,
+                                 "\" | string replace -r \"\\t.*\" \"\"'"));
+  };
+  EXPECT_EQ(complete("nibble comp"), "compare completion ");
+  EXPECT_EQ(complete("nibble data "), "inspect prepare ");
+  EXPECT_EQ(complete("nibble list --st"), "--state ");
+}
+
+// The functions of zsh's completion system say what they were given.
+TEST_F(ClientTest, ZshCompletes) {
+  if (!HasShell("zsh")) GTEST_SKIP() << "zsh is not installed";
+  const std::string script = WriteFile("completion.zsh", RunAlone({"completion", "zsh"}).out);
+  const auto complete = [&](const std::string& words, int current) {
+    return OutputOf(absl::StrCat(
+        "zsh -f -c 'compdef() {}; _describe() { print -rl -- ${(P)2} }; compadd() { print $* }; "
+        "_arguments() { print -rl -- $* }; source ",
+        script, "; words=(", words, "); CURRENT=", current, "; _nibble'"));
+  };
+  EXPECT_THAT(complete("nibble \"\"", 2), HasSubstr("compare:Two jobs side by side"));
+  EXPECT_EQ(complete("nibble data \"\"", 3), "prepare inspect ");
+  EXPECT_THAT(complete("nibble list --st", 3), HasSubstr("--state["));
+  EXPECT_THAT(complete("nibble data prepare --split \"\"", 5), HasSubstr("(last hash)"));
 }
 
 TEST(TextTest, NumbersAndTimesReadWell) {

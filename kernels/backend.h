@@ -23,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/mamba_args.h"
 #include "kernels/op_args.h"
 #include "kernels/operand_format.h"
 
@@ -90,12 +91,28 @@ class Backend {
   // reciprocal_rms = 1 / sqrt(mean(residual_out^2) + epsilon).
   virtual void RmsNormForward(const RmsNormArgs& args) = 0;
   virtual void RmsNormBackward(const RmsNormBackwardArgs& args) = 0;
+  virtual void LayerNormForward(const LayerNormArgs& args) = 0;
+  virtual void LayerNormBackward(const LayerNormBackwardArgs& args) = 0;
+  // out[n] += table[n % period]; table [period, out.cols] FP32. A bias has period 1, positions have
+  // that of a sequence.
+  virtual void AddRows(Matrix out, const float* table, int64_t period) = 0;
+  // d_table[n % period] += d_out[n].
+  virtual void AddRowsBackward(Matrix d_out, float* d_table, int64_t period) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void AttentionForward(const AttentionArgs& args) = 0;
   virtual void AttentionBackward(const AttentionBackwardArgs& args) = 0;
   // gate_up [N, 2F] = [gate | up]; out [N, F] = silu(gate) * up.
   virtual void SwiGluForward(Matrix gate_up, Matrix out) = 0;
   virtual void SwiGluBackward(Matrix d_out, Matrix gate_up, Matrix d_gate_up) = 0;
+  // Element by element; equal shapes and types.
+  virtual void ActivationForward(Activation activation, Matrix in, Matrix out) = 0;
+  virtual void ActivationBackward(Activation activation, Matrix d_out, Matrix in, Matrix d_in) = 0;
+  virtual void CausalConvForward(const CausalConvArgs& args) = 0;
+  virtual void CausalConvBackward(const CausalConvBackwardArgs& args) = 0;
+  virtual void ScanForward(const ScanArgs& args) = 0;
+  virtual void ScanBackward(const ScanBackwardArgs& args) = 0;
+  virtual void GatedNormForward(const GatedNormArgs& args) = 0;
+  virtual void GatedNormBackward(const GatedNormBackwardArgs& args) = 0;
   virtual void LmHead(const LmHeadArgs& args) = 0;
   // out += in, rounded once; equal shapes and types.
   virtual void AddInPlace(Matrix out, Matrix in) = 0;

@@ -79,6 +79,36 @@ struct RmsNormBackwardArgs {
   float* d_weight;  // [D] accumulated
 };
 
+// normed = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * weight + bias, x = residual +
+// delta.
+struct LayerNormArgs {
+  Matrix residual;              // [N, D] in
+  Matrix delta;                 // [N, D] in; data may be null: nothing is added
+  Matrix residual_out;          // as in RmsNormArgs
+  const float* weight;          // [D]
+  const float* bias;            // [D]
+  Matrix normed;                // [N, D] out
+  float* mean;                  // [N] out, for backward
+  float* reciprocal_deviation;  // [N] out, for backward
+  float epsilon;
+};
+
+struct LayerNormBackwardArgs {
+  Matrix d_normed;      // [N, D] in
+  Matrix input;         // [N, D] in: what forward normalised (residual_out, or residual)
+  const float* weight;  // [D]
+  const float* mean;    // [N]
+  const float* reciprocal_deviation;  // [N]
+  Matrix d_input;   // [N, D] in/out: the norm's gradient is added to what is there, in FP32, then
+                    // rounded once
+  float* d_weight;  // [D] accumulated
+  float* d_bias;    // [D] accumulated
+};
+
+// kGelu: x Phi(x), Phi the normal distribution's function. kGeluTanh: GPT-2's approximation of it,
+// x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2. kSquaredRelu: max(x, 0)^2.
+enum class Activation : uint8_t { kSquaredRelu, kGelu, kGeluTanh };
+
 // Packed projections: row = [heads * head_size | kv_heads * head_size | kv_heads * head_size] =
 // q, k, v; token n belongs to sequence n / sequence_length, position n % sequence_length.
 struct AttentionShape {

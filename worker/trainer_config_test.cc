@@ -5,6 +5,7 @@
 #include "google/protobuf/text_format.h"
 #include "gtest/gtest.h"
 #include "proto/spec/job_resolution.h"
+#include "worker/model/model.h"
 
 namespace nibble::worker {
 namespace {
@@ -104,6 +105,73 @@ TEST(TrainerConfig, TakesFormatsOver) {
             (kernels::OperandFormat{Format::kNvfp4, 1, 16, Rounding::kNearest}));
 }
 
+spec::ResolvedJob ResolvedPreset(const std::string& preset, const std::string& recipe) {
+  v1::JobSpec job;
+  job.set_name("job");
+  job.mutable_model()->set_preset(preset);
+  job.mutable_data()->set_path("corpus");
+  job.mutable_training()->set_steps(10);
+  job.mutable_training()->set_sequence_length(64);
+  job.mutable_training()->set_batch_size(8);
+  job.mutable_precision()->set_recipe(recipe);
+  auto resolved = spec::ResolveJob(job, nullptr);
+  EXPECT_THAT(resolved, IsOk());
+  return *resolved;
+}
+
+TEST(TrainerConfig, TakesFamiliesOver) {
+  const spec::ResolvedJob gpt2 = ResolvedPreset("gpt2-tiny", "bf16");
+  const model::ModelConfig a = Config(gpt2.spec, gpt2.precision).model;
+  EXPECT_EQ(a.family, model::Family::kGpt2);
+  EXPECT_EQ(a.activation, model::MlpActivation::kGeluTanh);
+  EXPECT_EQ(a.max_positions, 1024);
+  EXPECT_TRUE(a.tied_embeddings);
+  const spec::ResolvedJob hybrid = ResolvedPreset("nemotron-h-tiny", "bf16");
+  const model::ModelConfig b = Config(hybrid.spec, hybrid.precision).model;
+  EXPECT_EQ(b.family, model::Family::kNemotronH);
+  EXPECT_EQ(b.activation, model::MlpActivation::kSquaredRelu);
+  EXPECT_EQ(b.pattern, "M-M*-M-");
+  EXPECT_EQ(b.mamba.heads, 16);
+  EXPECT_EQ(b.mamba.head_size, 8);
+  EXPECT_EQ(b.mamba.groups, 2);
+  EXPECT_EQ(b.mamba.state_size, 16);
+  EXPECT_EQ(b.mamba.conv_width, 4);
+  EXPECT_EQ(b.mamba.chunk_size, 64);
+  const spec::ResolvedJob nemotron = ResolvedPreset("nemotron-tiny", "bf16");
+  EXPECT_EQ(Config(nemotron.spec, nemotron.precision).model.family, model::Family::kNemotron);
+}
+
+// What `nibble validate` says of a model is what the trainer makes of it.
+TEST(TrainerConfig, SizesAreTheModels) {
+  for (const char* preset : {"llama-tiny", "gpt2-tiny", "nemotron-tiny", "nemotron-h-tiny"}) {
+    for (const char* recipe : {"fp32", "bf16", "nvfp4"}) {
+      SCOPED_TRACE(testing::Message() << preset << " " << recipe);
+      const spec::ResolvedJob job = ResolvedPreset(preset, recipe);
+      const trainer::TrainingConfig config = Config(job.spec, job.precision);
+      const model::ParameterTable table(config.model);
+      EXPECT_EQ(table.parameter_count(), job.parameters);
+      const auto backend = *kernels::CreateBackend("cpu", {1});
+      const auto weights = *model::Weights::Create(table, /*bf16_copy=*/true, *backend);
+      model::ModelOptions options;
+      options.config = config.model;
+      for (const trainer::LinearPrecision& linear : config.linears) {
+        options.linears.push_back(linear.format);
+      }
+      options.fp32_activations = config.fp32_activations;
+      options.sequence_length = config.sequence_length;
+      options.micro_batch_size = options.batch_size = config.micro_batch_size;
+      const auto model = *model::Model::Create(options, *weights, *backend);
+      // The estimate leaves out the norms' statistics, rounding up, and operands: FP32 has none.
+      const double ratio =
+          static_cast<double>(job.memory.activations) / static_cast<double>(model->arena_bytes());
+      EXPECT_LT(ratio, 1);
+      if (config.fp32_activations) {
+        EXPECT_GT(ratio, 0.9);
+      }
+    }
+  }
+}
+
 TEST(TrainerConfig, DigestIsOfWhatChangesTheResult) {
   const spec::ResolvedJob job = Resolved();
   const std::string digest = Config(job.spec, job.precision).config_digest;
@@ -125,6 +193,14 @@ TEST(TrainerConfig, RefusesWhatDoesNotBelongTogether) {
   precision.mutable_linears()->RemoveLast();
   EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("15 linear layers")));
+  precision = job.precision;
+  precision.mutable_linears(2)->set_layer("blocks.0.mlp.up");
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("blocks.0.mlp.gate_up")));
+  v1::JobSpec unknown = job.spec;
+  unknown.mutable_model()->set_family("rwkv");
+  EXPECT_THAT(MakeTrainingConfig(unknown, job.precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("model.family")));
   precision = job.precision;
   precision.mutable_linears(4)->mutable_wgrad()->mutable_first()->set_format(
       static_cast<v1::NumberFormat>(77));

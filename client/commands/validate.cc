@@ -17,9 +17,6 @@
 namespace nibble::client {
 namespace {
 
-// FP32 master weight, FP32 gradient, two FP32 moments, BF16 copy.
-constexpr int64_t kStateBytesPerParameter = 4 + 4 + 8 + 2;
-
 class ValidateVerb : public Verb {
  public:
   VerbText text() const override {
@@ -65,14 +62,14 @@ class ValidateVerb : public Verb {
     value["total_steps"] = job.total_steps;
     value["tokens_per_step"] = job.tokens_per_step;
     value["flops_per_token"] = job.flops_per_token;
-    value["state_bytes"] = StateBytes(job);
+    value["memory_bytes"] = {{"weights", job.memory.weights},
+                             {"gradients", job.memory.gradients},
+                             {"optimizer", job.memory.optimizer},
+                             {"activations", job.memory.activations},
+                             {"total", job.memory.total()}};
     value["warnings"] = job.warnings;
     value["precision"] = MessageJson(job.precision);
     return value;
-  }
-
-  static int64_t StateBytes(const spec::ResolvedJob& job) {
-    return job.parameters * kStateBytesPerParameter;
   }
 
   static void PrintSummary(Session& session, const spec::ResolvedJob& job) {
@@ -87,8 +84,11 @@ class ValidateVerb : public Verb {
               absl::StrFormat("%.3g FLOPs", job.flops_per_token *
                                                 static_cast<double>(job.tokens_per_step) *
                                                 static_cast<double>(job.total_steps)));
-    facts.Add("state", absl::StrCat(Bytes(StateBytes(job)),
-                                    " of weights, gradients and moments; activations come on top"));
+    facts.Add("memory",
+              absl::StrCat(Bytes(job.memory.total()), ": weights ", Bytes(job.memory.weights),
+                           ", gradients ", Bytes(job.memory.gradients), ", moments ",
+                           Bytes(job.memory.optimizer), ", activations about ",
+                           Bytes(job.memory.activations)));
     facts.Add("data", Safe(job.spec.data().path()));
     facts.Add("precision", PrecisionText(job.spec, job.precision));
     facts.Add("policy", Safe(job.precision.digest()));

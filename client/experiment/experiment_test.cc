@@ -14,7 +14,8 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 ExperimentOptions TinyOptions() {
-  ExperimentOptions options{.group = "tiny"};
+  ExperimentOptions options;
+  options.group = "tiny";
   options.base.mutable_model()->set_preset("llama-tiny");
   options.base.mutable_data()->set_path("kjv");
   options.base.mutable_training()->set_steps(100);

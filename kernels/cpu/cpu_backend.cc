@@ -85,7 +85,7 @@ class CpuBackend : public HostBackend {
     return operands_.Prepare(request, storage);
   }
   bool CanTranspose(const Operand& operand) const override {
-    return operand.format.format != Format::kNvfp4 || operand.format.block_rows == 16;
+    return SurvivesTransposition(operand.format);
   }
   Operand Transposed(const Operand& operand) const override { return cpu::Transposed(operand); }
   void Multiply(const Operand& a, const Operand& b, Matrix c, bool accumulate) override {
@@ -114,6 +114,38 @@ class CpuBackend : public HostBackend {
   }
   void SwiGluBackward(Matrix d_out, Matrix gate_up, Matrix d_gate_up) override {
     ops_.swiglu_backward(context_, d_out, gate_up, d_gate_up);
+  }
+  void LayerNormForward(const LayerNormArgs& args) override {
+    ops_.layer_norm_forward(context_, args);
+  }
+  void LayerNormBackward(const LayerNormBackwardArgs& args) override {
+    ops_.layer_norm_backward(context_, args);
+  }
+  void AddRows(Matrix out, const float* table, int64_t period) override {
+    ops_.add_rows(context_, out, table, period);
+  }
+  void AddRowsBackward(Matrix d_out, float* d_table, int64_t period) override {
+    ops_.add_rows_backward(context_, d_out, d_table, period);
+  }
+  void ActivationForward(Activation activation, Matrix in, Matrix out) override {
+    ops_.activation_forward(context_, activation, in, out);
+  }
+  void ActivationBackward(Activation activation, Matrix d_out, Matrix in, Matrix d_in) override {
+    ops_.activation_backward(context_, activation, d_out, in, d_in);
+  }
+  void CausalConvForward(const CausalConvArgs& args) override {
+    ops_.causal_conv_forward(context_, args);
+  }
+  void CausalConvBackward(const CausalConvBackwardArgs& args) override {
+    ops_.causal_conv_backward(context_, args);
+  }
+  void ScanForward(const ScanArgs& args) override { ops_.scan_forward(context_, args); }
+  void ScanBackward(const ScanBackwardArgs& args) override { ops_.scan_backward(context_, args); }
+  void GatedNormForward(const GatedNormArgs& args) override {
+    ops_.gated_norm_forward(context_, args);
+  }
+  void GatedNormBackward(const GatedNormBackwardArgs& args) override {
+    ops_.gated_norm_backward(context_, args);
   }
   void LmHead(const LmHeadArgs& args) override { ops_.lm_head(context_, args); }
   void AddInPlace(Matrix out, Matrix in) override { ops_.add_in_place(context_, out, in); }

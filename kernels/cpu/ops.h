@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/mamba_args.h"
 #include "kernels/op_args.h"
 
 namespace nibble::kernels::cpu {
@@ -36,6 +37,19 @@ struct OpTable {
   void (*attention_backward)(OpContext&, const AttentionBackwardArgs&);
   void (*swiglu_forward)(OpContext&, Matrix gate_up, Matrix out);
   void (*swiglu_backward)(OpContext&, Matrix d_out, Matrix gate_up, Matrix d_gate_up);
+  void (*layer_norm_forward)(OpContext&, const LayerNormArgs&);
+  void (*layer_norm_backward)(OpContext&, const LayerNormBackwardArgs&);
+  void (*add_rows)(OpContext&, Matrix out, const float* table, int64_t period);
+  void (*add_rows_backward)(OpContext&, Matrix d_out, float* d_table, int64_t period);
+  void (*activation_forward)(OpContext&, Activation activation, Matrix in, Matrix out);
+  void (*activation_backward)(OpContext&, Activation activation, Matrix d_out, Matrix in,
+                              Matrix d_in);
+  void (*causal_conv_forward)(OpContext&, const CausalConvArgs&);
+  void (*causal_conv_backward)(OpContext&, const CausalConvBackwardArgs&);
+  void (*scan_forward)(OpContext&, const ScanArgs&);
+  void (*scan_backward)(OpContext&, const ScanBackwardArgs&);
+  void (*gated_norm_forward)(OpContext&, const GatedNormArgs&);
+  void (*gated_norm_backward)(OpContext&, const GatedNormBackwardArgs&);
   void (*lm_head)(OpContext&, const LmHeadArgs&);
   void (*add_in_place)(OpContext&, Matrix out, Matrix in);
   void (*cast)(OpContext&, Matrix from, Matrix to);
@@ -54,6 +68,19 @@ void AttentionForward(OpContext& context, const AttentionArgs& args);
 void AttentionBackward(OpContext& context, const AttentionBackwardArgs& args);
 void SwiGluForward(OpContext& context, Matrix gate_up, Matrix out);
 void SwiGluBackward(OpContext& context, Matrix d_out, Matrix gate_up, Matrix d_gate_up);
+void LayerNormForward(OpContext& context, const LayerNormArgs& args);
+void LayerNormBackward(OpContext& context, const LayerNormBackwardArgs& args);
+void AddRows(OpContext& context, Matrix out, const float* table, int64_t period);
+void AddRowsBackward(OpContext& context, Matrix d_out, float* d_table, int64_t period);
+void ActivationForward(OpContext& context, Activation activation, Matrix in, Matrix out);
+void ActivationBackward(OpContext& context, Activation activation, Matrix d_out, Matrix in,
+                        Matrix d_in);
+void CausalConvForward(OpContext& context, const CausalConvArgs& args);
+void CausalConvBackward(OpContext& context, const CausalConvBackwardArgs& args);
+void ScanForward(OpContext& context, const ScanArgs& args);
+void ScanBackward(OpContext& context, const ScanBackwardArgs& args);
+void GatedNormForward(OpContext& context, const GatedNormArgs& args);
+void GatedNormBackward(OpContext& context, const GatedNormBackwardArgs& args);
 void LmHead(OpContext& context, const LmHeadArgs& args);
 void AddInPlace(OpContext& context, Matrix out, Matrix in);
 void Cast(OpContext& context, Matrix from, Matrix to);

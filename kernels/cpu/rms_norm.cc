@@ -5,12 +5,10 @@
 // rows, and the tiles' sums in their order.
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/tile_sums.h"
 
 namespace nibble::kernels::cpu::NIBBLE_ISA {
 namespace {
-
-constexpr int64_t kGradientRows = 64;
-constexpr int64_t kReduceColumns = 64;
 
 // residual_out = residual + delta; returns the sum of squares.
 template <bool kBf16>
@@ -81,22 +79,6 @@ void BackwardRows(const RmsNormBackwardArgs& args, int64_t begin, int64_t end, f
   }
 }
 
-// d_weight += the partial sums [tiles, cols] in tile order.
-void ReduceTiles(OpContext& context, const float* partial, int64_t tiles, int64_t cols,
-                 float* d_weight) {
-  ParallelFor(context.pool, TileCount(cols, kReduceColumns), [&](int64_t tile, int) {
-    const int64_t begin = tile * kReduceColumns;
-    ForLanes(begin, Smaller(cols, begin + kReduceColumns),
-             [&](int64_t c, int64_t count) NIBBLE_LAMBDA {
-               F32x16 sum = LoadLanes<false>(d_weight, c, count);
-               for (int64_t t = 0; t < tiles; ++t) {
-                 sum = sum + LoadLanes<false>(partial, t * cols + c, count);
-               }
-               StoreLanes<false>(d_weight, c, sum, count);
-             });
-  });
-}
-
 }  // namespace
 
 void RmsNormForward(OpContext& context, const RmsNormArgs& args) {
@@ -129,7 +111,7 @@ void RmsNormBackward(OpContext& context, const RmsNormBackwardArgs& args) {
       BackwardRows<false>(args, begin, end, d_weight);
     }
   });
-  ReduceTiles(context, partial, tiles, cols, args.d_weight);
+  AddTileSums(context, partial, tiles, cols, cols, args.d_weight);
 }
 
 }  // namespace nibble::kernels::cpu::NIBBLE_ISA

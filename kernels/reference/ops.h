@@ -5,8 +5,9 @@
 
 #include <cstdint>
 
-#include "kernels/op_args.h"
+#include "kernels/mamba_args.h"
 #include "kernels/nvfp4/bf16.h"
+#include "kernels/op_args.h"
 
 namespace nibble::kernels::reference {
 
@@ -43,6 +44,18 @@ void AttentionForward(const AttentionArgs& args);
 void AttentionBackward(const AttentionBackwardArgs& args);
 void SwiGluForward(Matrix gate_up, Matrix out);
 void SwiGluBackward(Matrix d_out, Matrix gate_up, Matrix d_gate_up);
+void LayerNormForward(const LayerNormArgs& args);
+void LayerNormBackward(const LayerNormBackwardArgs& args);
+void AddRows(Matrix out, const float* table, int64_t period);
+void AddRowsBackward(Matrix d_out, float* d_table, int64_t period);
+void ActivationForward(Activation activation, Matrix in, Matrix out);
+void ActivationBackward(Activation activation, Matrix d_out, Matrix in, Matrix d_in);
+void CausalConvForward(const CausalConvArgs& args);
+void CausalConvBackward(const CausalConvBackwardArgs& args);
+void ScanForward(const ScanArgs& args);
+void ScanBackward(const ScanBackwardArgs& args);
+void GatedNormForward(const GatedNormArgs& args);
+void GatedNormBackward(const GatedNormBackwardArgs& args);
 void LmHead(const LmHeadArgs& args);
 void AddInPlace(Matrix out, Matrix in);
 void Cast(Matrix from, Matrix to);

@@ -20,7 +20,7 @@ class ReferenceBackend : public HostBackend {
     return reference::PrepareOperand(request, storage);
   }
   bool CanTranspose(const Operand& operand) const override {
-    return operand.format.format != Format::kNvfp4 || operand.format.block_rows == 16;
+    return SurvivesTransposition(operand.format);
   }
   Operand Transposed(const Operand& operand) const override {
     return reference::Transposed(operand);
@@ -49,6 +49,34 @@ class ReferenceBackend : public HostBackend {
   }
   void SwiGluBackward(Matrix d_out, Matrix gate_up, Matrix d_gate_up) override {
     reference::SwiGluBackward(d_out, gate_up, d_gate_up);
+  }
+  void LayerNormForward(const LayerNormArgs& args) override { reference::LayerNormForward(args); }
+  void LayerNormBackward(const LayerNormBackwardArgs& args) override {
+    reference::LayerNormBackward(args);
+  }
+  void AddRows(Matrix out, const float* table, int64_t period) override {
+    reference::AddRows(out, table, period);
+  }
+  void AddRowsBackward(Matrix d_out, float* d_table, int64_t period) override {
+    reference::AddRowsBackward(d_out, d_table, period);
+  }
+  void ActivationForward(Activation activation, Matrix in, Matrix out) override {
+    reference::ActivationForward(activation, in, out);
+  }
+  void ActivationBackward(Activation activation, Matrix d_out, Matrix in, Matrix d_in) override {
+    reference::ActivationBackward(activation, d_out, in, d_in);
+  }
+  void CausalConvForward(const CausalConvArgs& args) override {
+    reference::CausalConvForward(args);
+  }
+  void CausalConvBackward(const CausalConvBackwardArgs& args) override {
+    reference::CausalConvBackward(args);
+  }
+  void ScanForward(const ScanArgs& args) override { reference::ScanForward(args); }
+  void ScanBackward(const ScanBackwardArgs& args) override { reference::ScanBackward(args); }
+  void GatedNormForward(const GatedNormArgs& args) override { reference::GatedNormForward(args); }
+  void GatedNormBackward(const GatedNormBackwardArgs& args) override {
+    reference::GatedNormBackward(args);
   }
   void LmHead(const LmHeadArgs& args) override { reference::LmHead(args); }
   void AddInPlace(Matrix out, Matrix in) override { reference::AddInPlace(out, in); }

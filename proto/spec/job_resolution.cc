@@ -10,13 +10,12 @@
 #include "proto/spec/error_list.h"
 #include "proto/spec/field_checks.h"
 #include "proto/spec/limits.h"
+#include "proto/spec/model_resolution.h"
 #include "proto/spec/model_size.h"
 #include "proto/spec/precision_resolution.h"
 
 namespace nibble::spec {
 namespace {
-
-constexpr int32_t kDefaultVocabSize = 256;  // bytes
 
 // Resolves one spec. Each method fills in and checks one message; what later ones need of earlier
 // ones is only used where the earlier ones were good.
@@ -33,8 +32,11 @@ class Resolver {
     const bool training_good = ResolveTraining(job_.spec.mutable_training());
     ResolveOptimizer(job_.spec.mutable_optimizer());
     ResolveService();
-    ResolvePolicy(model_good ? job_.spec.model().blocks() : 0, job_.spec.mutable_precision(),
-                  &errors_, &job_.warnings);
+    ResolvePolicy({model_good ? job_.spec.model().blocks() : 0,
+                   training_good ? job_.total_steps : 0, job_.spec.seed()},
+                  job_.spec.mutable_precision(), &errors_, &job_.warnings);
+    ResolveHealth(job_.spec.mutable_health());
+    if (model_good && training_good) CheckPositions();
     if (model_good && training_good && errors_.ok()) Derive();
     if (errors != nullptr) *errors = errors_.errors();
     if (!errors_.ok()) return errors_.ToStatus();
@@ -59,96 +61,9 @@ class Resolver {
     if (!spec.has_seed()) spec.set_seed(0);
   }
 
-  // A required dimension: given, or from the preset.
-  bool CheckDimension(const char* name, bool given, int64_t value, IntegerRange range) {
-    const std::string field = absl::StrCat("model.", name);
-    if (given) return CheckInteger(field, value, range, &errors_);
-    errors_.Add(field, absl::StrCat("is missing; required: ", range.min, " to ", range.max,
-                                    ", or a model.preset"));
-    return false;
-  }
-
-  bool ApplyPreset(v1::ModelSpec* model) {
-    if (model->preset().empty()) return true;
-    std::vector<std::string> names;
-    for (const ModelPreset& preset : ModelPresets()) {
-      names.push_back(preset.name);
-      if (preset.name != model->preset()) continue;
-      v1::ModelSpec merged = preset.model;
-      merged.MergeFrom(*model);  // what the job gives wins
-      *model = std::move(merged);
-    }
-    return CheckOneOf("model.preset", model->preset(), names, &errors_);
-  }
-
   bool ResolveModel(v1::ModelSpec* model) {
-    if (model->family().empty()) model->set_family("llama");
-    bool good = CheckOneOf("model.family", model->family(), {"llama"}, &errors_);
-    if (!ApplyPreset(model)) return false;
-    if (!model->has_vocab_size()) model->set_vocab_size(kDefaultVocabSize);
-    good &= CheckInteger("model.vocab_size", model->vocab_size(), {2, kMaxVocabSize}, &errors_);
-    const bool width_good =
-        CheckDimension("width", model->has_width(), model->width(), {1, kMaxWidth});
-    good &= CheckDimension("blocks", model->has_blocks(), model->blocks(), {1, kMaxBlocks});
-    const bool heads_good =
-        CheckDimension("heads", model->has_heads(), model->heads(), {1, kMaxHeads});
-    good &= width_good && heads_good;
-    if (width_good && heads_good) good &= ResolveHeads(model);
-    // SwiGLU's usual 8/3 of the width, in whole NVFP4 blocks.
-    if (!model->has_mlp_width() && width_good) model->set_mlp_width((model->width() + 5) / 6 * 16);
-    if (model->has_mlp_width()) {
-      good &= CheckInteger("model.mlp_width", model->mlp_width(), {1, kMaxMlpWidth}, &errors_);
-    }
-    if (!model->has_rope_theta()) model->set_rope_theta(10000);
-    CheckReal("model.rope_theta", model->rope_theta(), {1, 1e9}, &errors_);
-    if (!model->has_norm_epsilon()) model->set_norm_epsilon(1e-5);
-    CheckReal("model.norm_epsilon", model->norm_epsilon(), {1e-12, 0.1}, &errors_);
-    if (!model->has_tied_embeddings()) model->set_tied_embeddings(false);
-    if (!model->has_init_std()) model->set_init_std(0.02);
-    CheckReal("model.init_std", model->init_std(), {1e-6, 1}, &errors_);
-    return good && CheckParameters(*model);
-  }
-
-  bool ResolveHeads(v1::ModelSpec* model) {
-    bool good = true;
-    if (!model->has_kv_heads()) model->set_kv_heads(model->heads());
-    if (!CheckInteger("model.kv_heads", model->kv_heads(), {1, kMaxHeads}, &errors_)) {
-      good = false;
-    } else if (model->heads() % model->kv_heads() != 0) {
-      errors_.Add("model.kv_heads",
-                  absl::StrCat("is ", model->kv_heads(),
-                               "; allowed: divisors of model.heads, which is ", model->heads()));
-      good = false;
-    }
-    if (!model->has_head_size()) {
-      if (model->width() % model->heads() != 0) {
-        errors_.Add("model.heads", absl::StrCat("is ", model->heads(),
-                                                "; allowed: divisors of model.width, which is ",
-                                                model->width(), ", or set model.head_size"));
-        return false;
-      }
-      model->set_head_size(model->width() / model->heads());
-    }
-    if (!CheckInteger("model.head_size", model->head_size(), {2, kMaxHeadSize}, &errors_)) {
-      return false;
-    }
-    if (model->head_size() % 2 != 0) {
-      errors_.Add("model.head_size",
-                  absl::StrCat("is ", model->head_size(), "; allowed: even numbers from 2 to ",
-                               kMaxHeadSize, " (rotary embeddings turn pairs)"));
-      return false;
-    }
-    return good;
-  }
-
-  bool CheckParameters(const v1::ModelSpec& model) {
-    const std::optional<int64_t> parameters = CountParameters(model);
-    if (!parameters.has_value()) {
-      errors_.Add("model",
-                  absl::StrCat("has too many parameters; allowed: at most ", kMaxParameters));
-      return false;
-    }
-    job_.parameters = *parameters;
+    if (!ResolveModelSpec(model, &errors_)) return false;
+    job_.parameters = *CountParameters(*model);
     return true;
   }
 
@@ -287,10 +202,26 @@ class Resolver {
     CheckInteger("restart.max_failures", restart->max_failures(), {0, kMaxFailures}, &errors_);
   }
 
+  void ResolveHealth(v1::HealthSpec* health) {
+    if (!health->has_interval()) health->set_interval(0);
+    CheckInteger("health.interval", health->interval(), {0, kMaxSteps}, &errors_);
+    if (!health->has_shadow()) health->set_shadow(false);
+  }
+
+  void CheckPositions() {
+    const v1::ModelSpec& model = job_.spec.model();
+    const int64_t length = job_.spec.training().sequence_length();
+    if (!model.has_max_positions() || model.max_positions() >= length) return;
+    errors_.Add("model.max_positions",
+                absl::StrCat("is ", model.max_positions(), "; allowed: at least ",
+                             "training.sequence_length, which is ", length));
+  }
+
   void Derive() {
-    job_.precision = ResolvePrecision(job_.spec, &errors_);
+    job_.precision = ResolvePrecision(job_.spec, job_.total_steps, &errors_);
     for (const std::string& warning : job_.precision.warnings()) job_.warnings.push_back(warning);
     job_.flops_per_token = FlopsPerToken(job_.spec.model(), job_.spec.training().sequence_length());
+    job_.memory = EstimateMemory(job_.spec, job_.precision);
   }
 
   ResolvedJob job_;
@@ -311,6 +242,7 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_resources();
   identity.clear_restart();
   identity.clear_checkpoint();
+  identity.clear_health();
   // Only a name for dimensions that are all there.
   identity.mutable_model()->clear_preset();
   return DeterministicDigest(identity);

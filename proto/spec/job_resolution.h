@@ -15,13 +15,24 @@
 
 namespace nibble::spec {
 
+// Bytes. Estimates: left out are operators' working memory and what a device keeps of operands (up to
+// 8 bytes a weight on a CPU without BF16 products).
+struct MemoryEstimate {
+  int64_t weights = 0;      // FP32 master weights, and their BF16 copy where there is one
+  int64_t gradients = 0;    // FP32
+  int64_t optimizer = 0;    // two FP32 moments
+  int64_t activations = 0;  // of a micro-batch, kept for backward
+  int64_t total() const { return weights + gradients + optimizer + activations; }
+};
+
 struct ResolvedJob {
   v1::JobSpec spec;                 // every field present; model.preset kept as written
-  v1::ResolvedPrecision precision;  // one row a linear layer
+  v1::ResolvedPrecision precision;  // one row a linear layer, and what changes later
   int64_t parameters = 0;           // trainable
   int64_t total_steps = 0;
   int64_t tokens_per_step = 0;
   double flops_per_token = 0;         // forward and backward
+  MemoryEstimate memory;              // of a trainer on one device
   std::vector<std::string> warnings;  // e.g. a layer that falls back to BF16
 };
 
@@ -31,8 +42,8 @@ struct ResolvedJob {
 absl::StatusOr<ResolvedJob> ResolveJob(const v1::JobSpec& spec, std::vector<FieldError>* errors);
 
 // What makes a run what it is: SHA-256, in hex, over a resolved spec without name, labels,
-// priority, resources, restart and checkpoint (and the preset's name, whose dimensions are all
-// there). A checkpoint of another digest is refused on resume.
+// priority, resources, restart, checkpoint and health (and the preset's name, whose dimensions are
+// all there). A checkpoint of another digest is refused on resume.
 std::string ConfigDigest(const v1::JobSpec& spec);
 
 struct ModelPreset {

@@ -75,10 +75,21 @@ precision:
   high_precision_blocks:
     first: 0
     last: 1
+    format: bf16
   hadamard_size: 16
   stochastic_rounding: true
   weight_block_rows: 16
   strict: false
+  hadamard_products:
+    - wgrad
+  hadamard_signs: fixed
+  hadamard_seed: 0
+  stochastic_operands:
+    - dgrad.gradient
+    - wgrad.gradient
+  four_over_six: none
+  fp8_gradients: e4m3
+  power_of_two_scales: true
 checkpoint:
   interval: 100
   keep: 2
@@ -88,11 +99,24 @@ resources:
   backend: cpu
 restart:
   max_failures: 3
+health:
+  interval: 0
+  shadow: false
 )");
   EXPECT_EQ(job.total_steps, 100);
   EXPECT_EQ(job.tokens_per_step, 16 * 256);
   EXPECT_THAT(job.warnings, IsEmpty());
   EXPECT_EQ(job.precision.linears_size(), 16);
+}
+
+// Fields of other families; dimensions that a pattern without attention has not.
+bool OfAnotherFamily(const google::protobuf::Message& message, const std::string& field) {
+  if (message.GetDescriptor()->name() != "ModelSpec") return false;
+  const std::string family = dynamic_cast<const v1::ModelSpec&>(message).family();
+  if (field == "activation" || field == "max_positions") return family != "gpt2";
+  if (field == "pattern" || field == "mamba") return family != "nemotron_h";
+  if (field == "rope_theta") return family != "llama" && family != "nemotron";
+  return false;
 }
 
 // Every field of the resolved spec is present, so that no later version's default can change it.
@@ -102,7 +126,12 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
     const auto* field = type->field(i);
     const std::string name = absl::StrCat(path, ".", field->name());
     // Labels and init_from have no default; steps excludes tokens.
-    if (field->is_map() || field->name() == "init_from" || field->name() == "tokens") continue;
+    if (field->is_repeated() || field->name() == "init_from" || field->name() == "tokens") continue;
+    if (field->name() == "late_switch") continue;  // none is the default
+    if (OfAnotherFamily(message, field->name())) {
+      EXPECT_FALSE(message.GetReflection()->HasField(message, field)) << name;
+      continue;
+    }
     EXPECT_TRUE(message.GetReflection()->HasField(message, field)) << name;
     if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) {
       ExpectComplete(message.GetReflection()->GetMessage(message, field), name);
@@ -111,7 +140,7 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
 }
 
 TEST(JobResolutionTest, ResolvingIsCompleteAndIdempotent) {
-  for (const char* recipe : {"fp32", "bf16", "nvfp4"}) {
+  for (const char* recipe : {"fp32", "bf16", "fp8", "fp8_blockwise", "mxfp8", "mxfp4", "nvfp4"}) {
     for (const ModelPreset& preset : ModelPresets()) {
       const ResolvedJob job =
           ResolveWith({{"precision.recipe", recipe}, {"model.preset", preset.name}});
@@ -136,6 +165,32 @@ TEST(JobResolutionTest, ParameterCountsOfPresets) {
       {"llama-50m", 50'610'688},
       // 50257 * 768 + 12 * (2304 * 768 + 768 * 768 + 3 * 2048 * 768 + 2 * 768) + 768
       {"llama-124m", 123'551'232},
+      // Published: TinyLlama, Llama 3.2 1B and 3B, Llama 2 7B, Llama 3 8B.
+      {"llama-1.1b", 1'100'048'384},
+      {"llama-3.2-1b", 1'235'814'400},
+      {"llama-3.2-3b", 3'212'749'824},
+      {"llama-7b", 6'738'415'616},
+      {"llama-3-8b", 8'030'261'248},
+      // 256 * w + 1024 * w + L * (12 w^2 + 13 w) + 2 w
+      {"gpt2-tiny", 281'984},
+      {"gpt2-10m", 11'139'072},
+      // Published: GPT-2.
+      {"gpt2-small", 124'439'808},
+      {"gpt2-medium", 354'823'168},
+      {"gpt2-large", 774'030'080},
+      {"gpt2-xl", 1'557'611'200},
+      // 2 * 256 * 64 + 4 * (128 * 64 + 64 * 64 + 2 * 256 * 64 + 2 * 64) + 64
+      {"nemotron-tiny", 213'568},
+      {"nemotron-10m", 9'638'784},
+      // 2 * 131072 * 2048 + 20 * (4096 * 2048 + 2048 * 2048 + 2 * 6144 * 2048 + 2 * 2048) + 2048
+      {"nemotron-1.2b", 1'291'929'600},
+      // M: 64 * 336 + 192 * 5 + 3 * 16 + 128 + 128 * 64; *: 128 * 64 + 64 * 64; -: 2 * 128 * 64;
+      // each a norm of 64; 2 * 256 * 64 and 64.
+      {"nemotron-h-tiny", 187'216},
+      {"nemotron-h-10m", 10'194'576},
+      {"nemotron-h-8b", 8'084'075'520},
+      // Published for Nemotron Nano 2, whose Mamba-2 heads are of 80: 12.31 B.
+      {"nemotron-h-12b", 12'314'591'360},
   };
   ASSERT_EQ(ModelPresets().size(), expected.size());
   for (const ModelPreset& preset : ModelPresets()) {
@@ -169,6 +224,85 @@ TEST(JobResolutionTest, ParameterCountsOfPresets) {
 TEST(JobResolutionTest, FlopsPerToken) {
   // 6 * (256 * 64 + 4 * (8192 + 4096 + 36864)) + 12 * 4 * 64 * 256
   EXPECT_EQ(ResolveWith({}).flops_per_token, 6.0 * (16384 + 196608) + 786432);
+}
+
+// Against the arithmetic of the terms, family by family.
+TEST(JobResolutionTest, FlopsOfFamilies) {
+  EXPECT_EQ(ResolveWith({{"model.preset", "gpt2-tiny"}}).flops_per_token,
+            6.0 * (256 * 64 + 4 * 12 * 64 * 64) + 12.0 * 4 * 64 * 256);
+  // Three Mamba-2 layers, one attention, three MLPs.
+  const double linears = 3 * (64 * 336 + 128 * 64) + 128 * 64 + 64 * 64 + 3 * 2 * 128 * 64;
+  EXPECT_EQ(ResolveWith({{"model.preset", "nemotron-h-tiny"}}).flops_per_token,
+            6.0 * (256 * 64 + linears) + 12.0 * 64 * 256 + 3 * (12.0 * 128 * 16 + 6.0 * 192 * 4));
+}
+
+TEST(JobResolutionTest, DefaultsOfFamilies) {
+  const auto resolve = [](std::map<std::string, std::string> changes) {
+    auto values = MinimalSpec();
+    values.erase("model.preset");
+    values["model.width"] = "64";
+    for (const auto& [path, value] : changes) values[path] = value;
+    return ResolveOrDie(ParseOrDie(Document(values))).spec.model();
+  };
+  const v1::ModelSpec gpt2 =
+      resolve({{"model.family", "gpt2"}, {"model.blocks", "2"}, {"model.heads", "4"}});
+  EXPECT_EQ(gpt2.mlp_width(), 256);
+  EXPECT_EQ(gpt2.activation(), "gelu_tanh");
+  EXPECT_EQ(gpt2.max_positions(), 1024);
+  EXPECT_TRUE(gpt2.tied_embeddings());
+  const v1::ModelSpec nemotron =
+      resolve({{"model.family", "nemotron"}, {"model.blocks", "2"}, {"model.heads", "4"}});
+  EXPECT_EQ(nemotron.mlp_width(), 256);
+  EXPECT_FALSE(nemotron.tied_embeddings());
+  const v1::ModelSpec hybrid = resolve({{"model.family", "nemotron_h"},
+                                        {"model.pattern", "\"M-M\""},
+                                        {"model.mamba.head_size", "16"}});
+  EXPECT_EQ(hybrid.blocks(), 3);
+  // What a preset has for branches that a job's own pattern has not goes.
+  const v1::ModelSpec mlps =
+      resolve({{"model.preset", "nemotron-h-tiny"}, {"model.pattern", "\"-\""}});
+  EXPECT_EQ(mlps.blocks(), 1);
+  EXPECT_FALSE(mlps.has_heads());
+  EXPECT_FALSE(mlps.has_mamba());
+  EXPECT_EQ(hybrid.mamba().groups(), 8);
+  EXPECT_EQ(hybrid.mamba().state_size(), 128);
+  EXPECT_EQ(hybrid.mamba().conv_width(), 4);
+  EXPECT_FALSE(hybrid.has_heads());
+}
+
+TEST(JobResolutionTest, FieldsThatAFamilyCannotHave) {
+  const auto field_of = [](std::map<std::string, std::string> changes) {
+    auto values = MinimalSpec();
+    for (const auto& [path, value] : changes) values[path] = value;
+    const auto errors = ErrorsOf(Document(values), DocumentFormat::kYaml);
+    EXPECT_EQ(errors.size(), 1) << Describe(errors);
+    return errors.empty() ? "" : errors[0].field;
+  };
+  const std::string hybrid = "nemotron-h-tiny";
+  EXPECT_EQ(field_of({{"model.pattern", "\"M*\""}}), "model.pattern");
+  EXPECT_EQ(field_of({{"model.mamba.groups", "1"}}), "model.mamba");
+  EXPECT_EQ(field_of({{"model.activation", "gelu"}}), "model.activation");
+  EXPECT_EQ(field_of({{"model.max_positions", "9"}}), "model.max_positions");
+  EXPECT_EQ(field_of({{"model.family", "gpt2"}}), "model.family");  // the preset is a llama
+  EXPECT_EQ(field_of({{"model.preset", "gpt2-tiny"}, {"model.rope_theta", "100"}}),
+            "model.rope_theta");
+  EXPECT_EQ(field_of({{"model.preset", "gpt2-tiny"}, {"model.activation", "relu"}}),
+            "model.activation");
+  // A sequence that the table of positions does not reach.
+  EXPECT_EQ(field_of({{"model.preset", "gpt2-tiny"}, {"training.sequence_length", "1025"}}),
+            "model.max_positions");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.pattern", "\"MX\""}}), "model.pattern");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.blocks", "3"}}), "model.blocks");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.pattern", "M"}, {"model.heads", "4"}}),
+            "model.heads");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.head_size", "7"}}),
+            "model.mamba.head_size");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.groups", "3"}}),
+            "model.mamba.groups");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.conv_width", "9"}}),
+            "model.mamba.conv_width");
+  EXPECT_EQ(field_of({{"model.preset", hybrid}, {"model.mamba.chunk_size", "0"}}),
+            "model.mamba.chunk_size");
 }
 
 TEST(JobResolutionTest, ExplicitFieldsOverrideThePreset) {
@@ -270,127 +404,6 @@ TEST(JobResolutionTest, ConfigDigestIsOfWhatDeterminesTheRun) {
   v1::JobSpec spelled_out = ResolveWith({}).spec;
   spelled_out.mutable_model()->clear_preset();
   EXPECT_EQ(ConfigDigest(ResolveOrDie(spelled_out).spec), digest);
-}
-
-std::string Show(const v1::OperandPrecision& operand) {
-  return absl::StrCat(
-      v1::NumberFormat_Name(operand.format()),
-      operand.block_rows() > 0 ? absl::StrCat(" ", operand.block_rows(), "x16") : "",
-      operand.hadamard_size() > 0 ? absl::StrCat(" H", operand.hadamard_size()) : "",
-      operand.rounding() == v1::STOCHASTIC ? " sr" : "");
-}
-
-// One line a layer: name, fprop, dgrad, wgrad, note.
-std::vector<std::string> Rows(const v1::ResolvedPrecision& precision) {
-  std::vector<std::string> rows;
-  for (const auto& row : precision.linears()) {
-    const auto product = [](const v1::ProductPrecision& p) {
-      return absl::StrCat(Show(p.first()), " * ", Show(p.second()));
-    };
-    EXPECT_EQ(row.index(), static_cast<int>(rows.size()));
-    rows.push_back(absl::StrJoin(
-        {row.layer(), product(row.fprop()), product(row.dgrad()), product(row.wgrad()), row.note()},
-        " | "));
-  }
-  return rows;
-}
-
-constexpr char kNvfp4Products[] =
-    " | NVFP4 1x16 * NVFP4 16x16 | NVFP4 1x16 sr * NVFP4 16x16 | NVFP4 1x16 H16 sr * NVFP4 1x16 "
-    "H16 | ";
-constexpr char kBf16Products[] = " | BF16 * BF16 | BF16 * BF16 | BF16 * BF16 | ";
-
-TEST(PrecisionResolutionTest, Nvfp4QuantisesAllButTheLastBlocks) {
-  const ResolvedJob job = ResolveWith({{"model.blocks", "2"}});
-  const std::string note = "kept in BF16: one of the last 1";
-  EXPECT_THAT(Rows(job.precision),
-              ElementsAre(absl::StrCat("blocks.0.attention.qkv", kNvfp4Products),
-                          absl::StrCat("blocks.0.attention.output", kNvfp4Products),
-                          absl::StrCat("blocks.0.mlp.gate_up", kNvfp4Products),
-                          absl::StrCat("blocks.0.mlp.down", kNvfp4Products),
-                          absl::StrCat("blocks.1.attention.qkv", kBf16Products, note),
-                          absl::StrCat("blocks.1.attention.output", kBf16Products, note),
-                          absl::StrCat("blocks.1.mlp.gate_up", kBf16Products, note),
-                          absl::StrCat("blocks.1.mlp.down", kBf16Products, note)));
-  const auto& qkv = job.precision.linears(0);
-  EXPECT_EQ(qkv.in_features(), 64);
-  EXPECT_EQ(qkv.out_features(), 128);
-  EXPECT_EQ(job.precision.linears(2).out_features(), 2 * 192);
-  EXPECT_EQ(job.precision.linears(3).in_features(), 192);
-}
-
-TEST(PrecisionResolutionTest, OptionsOfThePolicy) {
-  const auto first_row = [](const std::map<std::string, std::string>& changes) {
-    return Rows(ResolveWith(changes).precision)[0];
-  };
-  EXPECT_EQ(first_row({{"precision.hadamard_size", "0"}}),
-            "blocks.0.attention.qkv | NVFP4 1x16 * NVFP4 16x16 | NVFP4 1x16 sr * NVFP4 16x16 | "
-            "NVFP4 1x16 sr * NVFP4 1x16 | ");
-  EXPECT_EQ(first_row({{"precision.stochastic_rounding", "false"}}),
-            "blocks.0.attention.qkv | NVFP4 1x16 * NVFP4 16x16 | NVFP4 1x16 * NVFP4 16x16 | "
-            "NVFP4 1x16 H16 * NVFP4 1x16 H16 | ");
-  EXPECT_EQ(first_row({{"precision.weight_block_rows", "1"}}),
-            "blocks.0.attention.qkv | NVFP4 1x16 * NVFP4 1x16 | NVFP4 1x16 sr * NVFP4 1x16 | "
-            "NVFP4 1x16 H16 sr * NVFP4 1x16 H16 | ");
-  EXPECT_EQ(
-      first_row({{"precision.high_precision_blocks.first", "1"}}),
-      absl::StrCat("blocks.0.attention.qkv", kBf16Products, "kept in BF16: one of the first 1"));
-  EXPECT_EQ(first_row({{"precision.recipe", "bf16"}}),
-            absl::StrCat("blocks.0.attention.qkv", kBf16Products));
-  EXPECT_EQ(first_row({{"precision.recipe", "fp32"}}),
-            "blocks.0.attention.qkv | FP32 * FP32 | FP32 * FP32 | FP32 * FP32 | ");
-}
-
-TEST(PrecisionResolutionTest, HighPrecisionBlocksRoundUp) {
-  // 15 % of 62 is 9.3, of 20 exactly 3.
-  for (const auto& [blocks, last] :
-       std::map<int, int>{{1, 1}, {2, 1}, {6, 1}, {7, 2}, {20, 3}, {21, 4}, {62, 10}, {256, 39}}) {
-    const ResolvedJob job = ResolveWith({{"model.blocks", absl::StrCat(blocks)}});
-    EXPECT_EQ(job.spec.precision().high_precision_blocks().last(), last) << blocks;
-    EXPECT_EQ(job.warnings.empty(), last < blocks);
-  }
-}
-
-TEST(PrecisionResolutionTest, LayersThatDoNotFitFallBackWithANoteAndAWarning) {
-  const ResolvedJob job = ResolveWith({{"model.mlp_width", "100"}});
-  const auto& gate_up = job.precision.linears(2);
-  EXPECT_EQ(Show(gate_up.fprop().first()), "BF16");
-  EXPECT_EQ(gate_up.note(), "BF16 instead of NVFP4: out_features 200 is not a multiple of 16");
-  EXPECT_EQ(Show(job.precision.linears(1).fprop().first()), "NVFP4 1x16");
-  EXPECT_THAT(job.warnings,
-              ElementsAre("blocks.*.mlp.gate_up runs in BF16 instead of NVFP4: out_features 200 is "
-                          "not a multiple of 16",
-                          "blocks.*.mlp.down runs in BF16 instead of NVFP4: in_features 100 is not "
-                          "a multiple of 16"));
-}
-
-TEST(PrecisionResolutionTest, TokensOfAMicroBatchMustFitTheHadamardSize) {
-  const ResolvedJob job = ResolveWith({{"training.sequence_length", "12"},
-                                       {"training.batch_size", "4"},
-                                       {"training.micro_batch_size", "2"}});
-  for (const auto& row : job.precision.linears()) EXPECT_EQ(row.fprop().first().format(), v1::BF16);
-  ASSERT_EQ(job.warnings.size(), 2u);
-  EXPECT_THAT(job.warnings[0], HasSubstr("a micro-batch has 24 tokens"));
-  EXPECT_THAT(job.warnings[1], HasSubstr("quantises nothing"));
-}
-
-TEST(PrecisionResolutionTest, OptionsWithoutEffectAreNamed) {
-  const ResolvedJob job =
-      ResolveWith({{"precision.recipe", "bf16"}, {"precision.hadamard_size", "16"}});
-  EXPECT_THAT(job.warnings, ElementsAre(HasSubstr("precision.hadamard_size has no effect")));
-  EXPECT_EQ(job.spec.precision().hadamard_size(), 0);
-}
-
-TEST(PrecisionResolutionTest, DigestIsOfTheRowsAlone) {
-  const auto digest = [](const std::map<std::string, std::string>& changes) {
-    return ResolveWith(changes).precision.digest();
-  };
-  EXPECT_EQ(digest({}), digest({{"name", "other"}, {"seed", "3"}}));
-  EXPECT_EQ(digest({}), digest({{"precision.high_precision_blocks.last", "1"}}));
-  EXPECT_NE(digest({}), digest({{"precision.high_precision_blocks.last", "2"}}));
-  EXPECT_NE(digest({}), digest({{"precision.weight_block_rows", "1"}}));
-  // Of this version of the schema, so that a change of the identity is seen.
-  EXPECT_EQ(digest({}), "487cea2c37da39750749c1d07c5e60ef5d1b4669f318150e372bb807416e1cac");
 }
 
 }  // namespace

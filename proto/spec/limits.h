@@ -20,6 +20,11 @@ inline constexpr int32_t kMaxBlocks = 256;
 inline constexpr int32_t kMaxHeads = 1024;
 inline constexpr int32_t kMaxHeadSize = 1024;
 inline constexpr int32_t kMaxMlpWidth = 1 << 18;
+inline constexpr int32_t kMaxPositions = 1 << 20;
+inline constexpr int32_t kMaxMambaExpand = 16;
+inline constexpr int32_t kMaxMambaStateSize = 1024;
+inline constexpr int32_t kMaxMambaConvWidth = 8;
+inline constexpr int32_t kMaxMambaChunkSize = 1024;
 inline constexpr int64_t kMaxParameters = int64_t{1} << 40;
 
 // The step is a 32-bit word of the stochastic-rounding counter.
@@ -29,6 +34,9 @@ inline constexpr int32_t kMaxSequenceLength = 1 << 20;
 inline constexpr int32_t kMaxBatchSize = 1 << 16;
 inline constexpr int64_t kMaxTokensPerStep = int64_t{1} << 30;
 inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
+
+inline constexpr int kMaxPrecisionOverrides = 64;
+inline constexpr int kMaxLayerPatternBytes = 128;
 
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;

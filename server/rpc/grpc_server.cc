@@ -3,6 +3,8 @@
 #include <grpc/grpc_security_constants.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
@@ -10,20 +12,22 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/files.h"
 #include "base/status_macros.h"
+#include "base/tls_files.h"
+#include "nibble/v1/training_service.grpc.pb.h"
+#include "nibble/v1/worker_service.grpc.pb.h"
 #include "server/rpc/grpc_service.h"
 
 namespace nibble::rpc {
 namespace {
 
-constexpr int64_t kMaxPemBytes = 1 << 20;
 // Whole headers of one call. Ours are a few hundred bytes.
 constexpr int kMaxMetadataBytes = 16 * 1024;
 constexpr int kMaxConcurrentStreamsPerConnection = 512;
@@ -55,12 +59,12 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const TlsFi
       files.client_ca.empty() ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
                               : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
-  NIBBLE_ASSIGN_OR_RETURN(pair.cert_chain, ReadFile(files.certificate, kMaxPemBytes));
-  NIBBLE_ASSIGN_OR_RETURN(pair.private_key, ReadFile(files.key, kMaxPemBytes));
+  NIBBLE_ASSIGN_OR_RETURN(TlsContents contents,
+                          ReadTlsFiles({files.client_ca, files.certificate, files.key}));
+  pair.cert_chain = std::move(contents.certificate);
+  pair.private_key = std::move(contents.key);
   options.pem_key_cert_pairs.push_back(std::move(pair));
-  if (!files.client_ca.empty()) {
-    NIBBLE_ASSIGN_OR_RETURN(options.pem_root_certs, ReadFile(files.client_ca, kMaxPemBytes));
-  }
+  options.pem_root_certs = std::move(contents.authority);
   return grpc::SslServerCredentials(options);
 }
 
@@ -86,6 +90,19 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5 * kMillis);
 }
+
+// Linking the reflection library adds its plugin to every server; this takes it out again.
+class WithoutReflection : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
+                                  [](const auto& plugin) {
+                                    return plugin->name() == "proto_server_reflection";
+                                  }),
+                   plugins->end());
+  }
+};
 
 absl::Status CheckAddresses(const GrpcServerOptions& options) {
   for (const std::string& address : options.listen) {
@@ -129,8 +146,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   NIBBLE_RETURN_IF_ERROR(CheckAddresses(options));
   NIBBLE_ASSIGN_OR_RETURN(auto credentials, Credentials(options.tls));
   grpc::EnableDefaultHealthCheckService(true);
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(&builder);
   std::vector<int> ports(options.listen.size(), 0);
   for (size_t i = 0; i < options.listen.size(); ++i) {
@@ -156,6 +174,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     return absl::UnavailableError(absl::StrCat("cannot listen on unix:", options.unix_socket));
   }
   if (!options.unix_socket.empty()) ::chmod(options.unix_socket.c_str(), 0600);
+  for (const char* name :
+       {v1::TrainingService::service_full_name(), v1::WorkerService::service_full_name()}) {
+    server->server_->GetHealthCheckService()->SetServingStatus(name, true);
+  }
   return server;
 }
 

@@ -32,10 +32,11 @@ def tiny_spec(name="tiny", steps=60, recipe="nvfp4", threads=1, checkpoint=10):
 
 
 class Cluster:
-    def __init__(self, slots=2, daemon_flags=()):
+    def __init__(self, slots=2, daemon_flags=(), local_worker=True):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="nibble-test-"))
         self.slots = slots
         self.daemon_flags = list(daemon_flags)
+        self.local_worker = local_worker
         self.daemon = None
         self.ports = {}
         self.data = self.directory / "data"
@@ -69,8 +70,9 @@ class Cluster:
         listen = self.ports.get("grpc", "127.0.0.1:0")
         self.daemon = subprocess.Popen(
             [BIN / "nibbled", "--listen", listen, "--metrics-listen", "127.0.0.1:0",
-             "--state-dir", self.directory / "state", "--local-worker", "--slots", str(self.slots),
-             "--data-dir", self.data, "--port-file", ports, *self.daemon_flags, *extra],
+             "--state-dir", self.directory / "state", "--port-file", ports,
+             *(["--local-worker", "--slots", str(self.slots), "--data-dir", self.data]
+               if self.local_worker else []), *self.daemon_flags, *extra],
             stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while True:

@@ -46,13 +46,14 @@ namespace {
 struct AllocationCase {
   const char* backend;
   Recipe recipe;
+  model::Family family = model::Family::kLlama;
 };
 
 class AllocationTest : public ::testing::TestWithParam<AllocationCase> {};
 
 // Seen red with a std::vector in Trainer::EnqueueStep.
 TEST_P(AllocationTest, AStepAllocatesNothing) {
-  trainer::TrainingConfig config = SmallConfig(GetParam().recipe);
+  trainer::TrainingConfig config = SmallConfig(GetParam().recipe, GetParam().family);
   config.steps = 10;
   const Bench bench(config, GetParam().backend, /*threads=*/2);
   const auto trainer = bench.MakeTrainer();
@@ -69,10 +70,12 @@ TEST_P(AllocationTest, AStepAllocatesNothing) {
   EXPECT_EQ(made, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, AllocationTest,
-                         ::testing::Values(AllocationCase{"cpu", Recipe::kFp32},
-                                           AllocationCase{"cpu", Recipe::kBf16},
-                                           AllocationCase{"cpu", Recipe::kNvfp4}));
+INSTANTIATE_TEST_SUITE_P(
+    Cases, AllocationTest,
+    ::testing::Values(AllocationCase{"cpu", Recipe::kFp32}, AllocationCase{"cpu", Recipe::kBf16},
+                      AllocationCase{"cpu", Recipe::kNvfp4},
+                      AllocationCase{"cpu", Recipe::kNvfp4, model::Family::kGpt2},
+                      AllocationCase{"cpu", Recipe::kNvfp4, model::Family::kNemotronH}));
 
 }  // namespace
 }  // namespace nibble::testing

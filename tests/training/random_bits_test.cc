@@ -76,6 +76,32 @@ class RecordingBackend : public Backend {
   void SwiGluBackward(Matrix d_out, Matrix gate_up, Matrix d_gate_up) override {
     to_.SwiGluBackward(d_out, gate_up, d_gate_up);
   }
+  void LayerNormForward(const LayerNormArgs& args) override { to_.LayerNormForward(args); }
+  void LayerNormBackward(const LayerNormBackwardArgs& args) override {
+    to_.LayerNormBackward(args);
+  }
+  void AddRows(Matrix out, const float* table, int64_t period) override {
+    to_.AddRows(out, table, period);
+  }
+  void AddRowsBackward(Matrix d_out, float* d_table, int64_t period) override {
+    to_.AddRowsBackward(d_out, d_table, period);
+  }
+  void ActivationForward(Activation activation, Matrix in, Matrix out) override {
+    to_.ActivationForward(activation, in, out);
+  }
+  void ActivationBackward(Activation activation, Matrix d_out, Matrix in, Matrix d_in) override {
+    to_.ActivationBackward(activation, d_out, in, d_in);
+  }
+  void CausalConvForward(const CausalConvArgs& args) override { to_.CausalConvForward(args); }
+  void CausalConvBackward(const CausalConvBackwardArgs& args) override {
+    to_.CausalConvBackward(args);
+  }
+  void ScanForward(const ScanArgs& args) override { to_.ScanForward(args); }
+  void ScanBackward(const ScanBackwardArgs& args) override { to_.ScanBackward(args); }
+  void GatedNormForward(const GatedNormArgs& args) override { to_.GatedNormForward(args); }
+  void GatedNormBackward(const GatedNormBackwardArgs& args) override {
+    to_.GatedNormBackward(args);
+  }
   void LmHead(const LmHeadArgs& args) override { to_.LmHead(args); }
   void AddInPlace(Matrix out, Matrix in) override { to_.AddInPlace(out, in); }
   void Cast(Matrix from, Matrix to) override { to_.Cast(from, to); }

@@ -20,9 +20,24 @@ kernels::LinearFormat FormatOf(Recipe recipe) {
                     {Format::kNvfp4, 1, 16, Rounding::kNearest}};
     return format;
   }
+  if (recipe == Recipe::kMxfp4) {
+    const OperandFormat nearest{Format::kMxfp4, 1, 0, Rounding::kNearest};
+    format.fprop = {nearest, nearest};
+    format.dgrad = {{Format::kMxfp4, 1, 0, Rounding::kStochastic}, nearest};
+    format.wgrad = {{Format::kMxfp4, 1, 16, Rounding::kStochastic},
+                    {Format::kMxfp4, 1, 16, Rounding::kNearest}};
+    return format;
+  }
   OperandFormat plain;
-  plain.format = recipe == Recipe::kFp32 ? Format::kF32 : Format::kBF16;
+  plain.format = recipe == Recipe::kFp32       ? Format::kF32
+                 : recipe == Recipe::kMxfp8    ? Format::kMxfp8
+                 : recipe == Recipe::kFp8      ? Format::kFp8
+                 : recipe == Recipe::kFp8Block ? Format::kFp8Block
+                                               : Format::kBF16;
   format.fprop = format.dgrad = format.wgrad = {plain, plain};
+  if (recipe == Recipe::kFp8Block) {
+    format.fprop.second.block_rows = format.dgrad.second.block_rows = 128;
+  }
   return format;
 }
 
@@ -38,9 +53,35 @@ void FillLinears(Recipe recipe, int64_t quantised_blocks, trainer::TrainingConfi
   }
 }
 
+void SetFamily(model::Family family, model::ModelConfig* model) {
+  model->family = family;
+  switch (family) {
+    case model::Family::kLlama:
+      return;
+    case model::Family::kGpt2:
+      model->activation = model::MlpActivation::kGeluTanh;
+      model->max_positions = 8;
+      return;
+    case model::Family::kNemotron:
+      model->activation = model::MlpActivation::kSquaredRelu;
+      return;
+    case model::Family::kNemotronH:
+      model->activation = model::MlpActivation::kSquaredRelu;
+      model->pattern = "M*-M";
+      model->blocks = 4;
+      model->mamba = {.heads = 4,
+                      .head_size = 5,
+                      .groups = 2,
+                      .state_size = 3,
+                      .conv_width = 4,
+                      .chunk_size = 4};
+      return;
+  }
+}
+
 }  // namespace
 
-trainer::TrainingConfig MicroscopicConfig() {
+trainer::TrainingConfig MicroscopicConfig(model::Family family) {
   trainer::TrainingConfig config;
   config.seed = 0x123456789abcdef0;
   config.model.vocab_size = 11;
@@ -51,6 +92,7 @@ trainer::TrainingConfig MicroscopicConfig() {
   config.model.head_size = 4;
   config.model.mlp_width = 14;
   config.model.init_std = 0.4;
+  SetFamily(family, &config.model);
   config.steps = 5;
   config.sequence_length = 6;
   config.batch_size = 4;
@@ -65,7 +107,7 @@ trainer::TrainingConfig MicroscopicConfig() {
   return config;
 }
 
-trainer::TrainingConfig SmallConfig(Recipe recipe) {
+trainer::TrainingConfig SmallConfig(Recipe recipe, model::Family family) {
   trainer::TrainingConfig config;
   config.seed = 42;
   config.model.vocab_size = 48;
@@ -76,6 +118,16 @@ trainer::TrainingConfig SmallConfig(Recipe recipe) {
   config.model.head_size = 16;
   config.model.mlp_width = 48;
   config.model.init_std = 0.1;
+  SetFamily(family, &config.model);
+  if (family == model::Family::kGpt2) config.model.max_positions = 16;
+  if (family == model::Family::kNemotronH) {
+    config.model.mamba = {.heads = 16,
+                          .head_size = 4,
+                          .groups = 2,
+                          .state_size = 16,
+                          .conv_width = 4,
+                          .chunk_size = 8};
+  }
   config.steps = 6;
   config.sequence_length = 16;
   config.batch_size = 4;
@@ -84,7 +136,7 @@ trainer::TrainingConfig SmallConfig(Recipe recipe) {
   config.schedule.warmup_steps = 1;
   config.optimizer.learning_rate = 0.01;
   config.config_digest = "small";
-  FillLinears(recipe, /*quantised_blocks=*/2, &config);
+  FillLinears(recipe, /*quantised_blocks=*/config.model.blocks - 1, &config);
   return config;
 }
 

@@ -14,17 +14,18 @@
 
 namespace nibble::testing {
 
-enum class Recipe { kFp32, kBf16, kNvfp4 };
+enum class Recipe { kFp32, kBf16, kNvfp4, kMxfp4, kMxfp8, kFp8, kFp8Block };
 
 // Formats of one linear layer of a recipe (docs/numerics.md, section 5).
 kernels::LinearFormat FormatOf(Recipe recipe);
 
 // Two blocks, grouped heads, all dimensions different: for comparisons value by value. Weights are
 // large, so that every path has a gradient that is far from rounding noise.
-trainer::TrainingConfig MicroscopicConfig();
+trainer::TrainingConfig MicroscopicConfig(model::Family family = model::Family::kLlama);
 
-// Three blocks with dimensions that NVFP4 takes; under kNvfp4 the last block stays in BF16.
-trainer::TrainingConfig SmallConfig(Recipe recipe);
+// Three blocks (nemotron_h: four) with dimensions that NVFP4 takes; under kNvfp4 the last block stays
+// in BF16.
+trainer::TrainingConfig SmallConfig(Recipe recipe, model::Family family = model::Family::kLlama);
 
 // A backend with data and a trainer over them. A failure to make one of them aborts the test.
 struct Bench {

@@ -8,9 +8,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/files.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "base/tls_files.h"
 #include "google/rpc/error_details.pb.h"
 #include "nibble/v1/worker_service.grpc.pb.h"
 
@@ -22,7 +22,6 @@ constexpr std::chrono::seconds kRenewalDeadline(5);
 // Everything else may wait for a slow disk at the daemon.
 constexpr std::chrono::seconds kCallDeadline(10);
 constexpr int kMaxMessageBytes = 16 << 20;  // an AssignmentList of many jobs
-constexpr int64_t kMaxPemBytes = 1 << 20;
 
 absl::Status ToStatus(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
@@ -232,14 +231,10 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const TlsF
     return absl::InvalidArgumentError("a TLS certificate and its key go together");
   }
   grpc::SslCredentialsOptions options;
-  const auto read = [](const std::string& file, std::string* contents) -> absl::Status {
-    if (file.empty()) return absl::OkStatus();
-    NIBBLE_ASSIGN_OR_RETURN(*contents, ReadFile(file, kMaxPemBytes));
-    return absl::OkStatus();
-  };
-  NIBBLE_RETURN_IF_ERROR(read(tls.ca, &options.pem_root_certs));
-  NIBBLE_RETURN_IF_ERROR(read(tls.cert, &options.pem_cert_chain));
-  NIBBLE_RETURN_IF_ERROR(read(tls.key, &options.pem_private_key));
+  NIBBLE_ASSIGN_OR_RETURN(TlsContents contents, ReadTlsFiles({tls.ca, tls.cert, tls.key}));
+  options.pem_root_certs = std::move(contents.authority);
+  options.pem_cert_chain = std::move(contents.certificate);
+  options.pem_private_key = std::move(contents.key);
   return grpc::SslCredentials(options);
 }
 

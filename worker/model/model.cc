@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/model/mamba_mixer.h"
 
 namespace nibble::model {
 
@@ -14,13 +15,16 @@ using kernels::Matrix;
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelOptions& options, Weights& weights,
                                                      kernels::Backend& backend) {
-  NIBBLE_CHECK(options.linears.size() == LinearsOf(options.config).size());
+  NIBBLE_CHECK(options.precision.layers() ==
+               static_cast<int64_t>(LinearsOf(options.config).size()));
   NIBBLE_CHECK(options.micro_batch_size > 0 && options.batch_size % options.micro_batch_size == 0);
   NIBBLE_CHECK(options.sequence_length > 0);
+  NIBBLE_CHECK(!options.config.learned_positions() ||
+               options.sequence_length <= options.config.max_positions);
   std::unique_ptr<Model> model(new Model(options, weights, backend));
   model->MakeBranches();
   NIBBLE_RETURN_IF_ERROR(model->AllocateArena());
-  model->FillRopeTable();
+  if (options.config.rotary()) model->FillRopeTable();
   NIBBLE_RETURN_IF_ERROR(backend.Synchronize());
   return model;
 }
@@ -48,7 +52,7 @@ void Model::MakeBranches() {
       return Projection(
           context_,
           LinearLayer(backend_, static_cast<int>(index), options_.seed, linears[index].shape,
-                      options_.linears[index], context_.high_precision()),
+                      options_.precision, context_.high_precision()),
           linear);
     };
     Projection in = projection(2 * b, parameters.in);
@@ -60,6 +64,10 @@ void Model::MakeBranches() {
         break;
       case BranchKind::kMlp:
         mixer = std::make_unique<MlpMixer>(context_, std::move(in), std::move(out));
+        break;
+      case BranchKind::kMamba:
+        mixer =
+            std::make_unique<MambaMixer>(context_, std::move(in), std::move(out), parameters.mamba);
         break;
     }
     branches_.push_back({NormPart(context_, parameters.norm), std::move(mixer)});
@@ -99,8 +107,10 @@ void Model::Plan(Arena& arena) {
                                                    options_.config.vocab_size, width));
   logits_storage_ =
       arena.Take(backend_.OperandBytes(context_.high_precision(), context_.activations, n, width));
-  rope_table_ = arena.TakeFloats(options_.sequence_length * options_.config.head_size);
-  context_.rope_table = rope_table_;
+  if (options_.config.rotary()) {
+    rope_table_ = arena.TakeFloats(options_.sequence_length * options_.config.head_size);
+    context_.rope_table = rope_table_;
+  }
   delta_ = context_.TakeActivations(arena, width);
   d_residual_ = context_.TakeActivations(arena, width);
   d_normed_ = context_.TakeActivations(arena, width);
@@ -150,7 +160,7 @@ void Model::PrepareWeights(PassKind pass, uint32_t step) {
 }
 
 TokenRange Model::RangeOf(const MicroBatch& batch) const {
-  return TokenRange{batch.first_token, step_tokens(), batch.step};
+  return TokenRange{batch.first_token, step_tokens(), batch.step, batch.probe};
 }
 
 void Model::ForwardBranches(const int32_t* inputs, const TokenRange& tokens) {
@@ -158,6 +168,9 @@ void Model::ForwardBranches(const int32_t* inputs, const TokenRange& tokens) {
   Matrix delta;  // nothing is added before the first branch
   backend_.EmbeddingForward(inputs, weights_.MatrixOf(table_.embedding(), context_.activations),
                             residual);
+  if (table_.positions() != kNone) {
+    backend_.AddRows(residual, weights_.MasterOf(table_.positions()), options_.sequence_length);
+  }
   for (ResidualBranch& branch : branches_) {
     branch.norm.Forward(residual, delta);
     branch.mixer->Forward(branch.norm.normed(), delta_, tokens);
@@ -209,6 +222,10 @@ void Model::ForwardBackward(const MicroBatch& batch) {
   for (auto branch = branches_.rbegin(); branch != branches_.rend(); ++branch) {
     branch->mixer->Backward(d_residual_, branch->norm.normed(), d_normed_, tokens);
     branch->norm.Backward(d_normed_, d_residual_);
+  }
+  if (table_.positions() != kNone) {
+    backend_.AddRowsBackward(d_residual_, weights_.GradientOf(table_.positions()),
+                             options_.sequence_length);
   }
   const int embedding = table_.embedding();
   backend_.EmbeddingBackward(batch.inputs, d_residual_,

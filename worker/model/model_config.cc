@@ -6,6 +6,16 @@ namespace nibble::model {
 
 std::vector<Branch> BranchesOf(const ModelConfig& config) {
   std::vector<Branch> branches;
+  if (!config.pattern.empty()) {
+    for (int64_t block = 0; block < config.blocks; ++block) {
+      const char c = config.pattern[block];
+      branches.push_back({c == 'M'   ? BranchKind::kMamba
+                          : c == '*' ? BranchKind::kAttention
+                                     : BranchKind::kMlp,
+                          block});
+    }
+    return branches;
+  }
   for (int64_t block = 0; block < config.blocks; ++block) {
     branches.push_back({BranchKind::kAttention, block});
     branches.push_back({BranchKind::kMlp, block});
@@ -25,8 +35,12 @@ std::vector<NamedLinear> LinearsOf(const ModelConfig& config) {
         add("attention.output", config.attention_width(), config.width);
         break;
       case BranchKind::kMlp:
-        add("mlp.gate_up", config.width, config.mlp_in_width());
+        add(config.gated() ? "mlp.gate_up" : "mlp.up", config.width, config.mlp_in_width());
         add("mlp.down", config.mlp_width, config.width);
+        break;
+      case BranchKind::kMamba:
+        add("mamba.in_proj", config.width, config.mamba.projected_width());
+        add("mamba.out_proj", config.mamba.inner(), config.width);
         break;
     }
   }

@@ -1,51 +1,80 @@
 #include "worker/model/parts.h"
 
+#include "base/check.h"
+
 namespace nibble::model {
+namespace {
+
+// REQUIRES: not a gated one.
+kernels::Activation PlainActivation(MlpActivation activation) {
+  switch (activation) {
+    case MlpActivation::kSquaredRelu:
+      return kernels::Activation::kSquaredRelu;
+    case MlpActivation::kGelu:
+      return kernels::Activation::kGelu;
+    case MlpActivation::kGeluTanh:
+      return kernels::Activation::kGeluTanh;
+    case MlpActivation::kSwiGlu:
+      break;
+  }
+  NIBBLE_CHECK(false);
+}
+
+}  // namespace
 
 using kernels::Matrix;
 
 void NormPart::Plan(Arena& arena) {
   input_ = context_.TakeActivations(arena, context_.config.width);
   normed_ = context_.TakeActivations(arena, context_.config.width);
-  reciprocal_rms_ = arena.TakeFloats(context_.tokens());
+  reciprocal_ = arena.TakeFloats(context_.tokens());
+  if (context_.config.layer_norm()) mean_ = arena.TakeFloats(context_.tokens());
 }
 
 void NormPart::Forward(const Matrix& residual, const Matrix& delta) {
-  kernels::RmsNormArgs args;
-  args.residual = residual;
-  args.delta = delta;
-  args.residual_out = input_;
-  args.weight = context_.weights.MasterOf(parameters_.weight);
-  args.normed = normed_;
-  args.reciprocal_rms = reciprocal_rms_;
-  args.epsilon = static_cast<float>(context_.config.norm_epsilon);
-  context_.backend.RmsNormForward(args);
+  const Weights& weights = context_.weights;
+  const float epsilon = static_cast<float>(context_.config.norm_epsilon);
+  if (context_.config.layer_norm()) {
+    context_.backend.LayerNormForward(
+        {residual, delta, input_, weights.MasterOf(parameters_.weight),
+         weights.MasterOf(parameters_.bias), normed_, mean_, reciprocal_, epsilon});
+  } else {
+    context_.backend.RmsNormForward({residual, delta, input_, weights.MasterOf(parameters_.weight),
+                                     normed_, reciprocal_, epsilon});
+  }
 }
 
 void NormPart::Backward(const Matrix& d_normed, const Matrix& d_residual) {
-  kernels::RmsNormBackwardArgs args;
-  args.d_normed = d_normed;
-  args.input = input_;
-  args.weight = context_.weights.MasterOf(parameters_.weight);
-  args.reciprocal_rms = reciprocal_rms_;
-  args.d_input = d_residual;
-  args.d_weight = context_.weights.GradientOf(parameters_.weight);
-  context_.backend.RmsNormBackward(args);
+  const Weights& weights = context_.weights;
+  if (context_.config.layer_norm()) {
+    context_.backend.LayerNormBackward(
+        {d_normed, input_, weights.MasterOf(parameters_.weight), mean_, reciprocal_, d_residual,
+         weights.GradientOf(parameters_.weight), weights.GradientOf(parameters_.bias)});
+  } else {
+    context_.backend.RmsNormBackward({d_normed, input_, weights.MasterOf(parameters_.weight),
+                                      reciprocal_, d_residual,
+                                      weights.GradientOf(parameters_.weight)});
+  }
 }
 
 void Projection::PrepareWeights(PassKind pass, uint32_t step) {
-  layer_.PrepareWeights(context_.weights.MatrixOf(parameters_.weight, layer_.WeightType(pass)),
-                        pass, step);
+  layer_.PrepareWeights(
+      context_.weights.MatrixOf(parameters_.weight, layer_.WeightType(pass, step)), pass, step);
 }
 
 void Projection::Forward(const Matrix& x, const Matrix& y, const TokenRange& tokens) {
   layer_.Forward(x, y, tokens, context_.workspace);
+  if (parameters_.bias == kNone) return;
+  context_.backend.AddRows(y, context_.weights.MasterOf(parameters_.bias), /*period=*/1);
 }
 
 void Projection::Backward(const Matrix& d_y, const Matrix& x, const Matrix& d_x,
                           const TokenRange& tokens) {
   layer_.Backward({d_y, x, d_x, context_.weights.GradientOf(parameters_.weight), tokens},
                   context_.workspace);
+  if (parameters_.bias == kNone) return;
+  context_.backend.AddRowsBackward(d_y, context_.weights.GradientOf(parameters_.bias),
+                                   /*period=*/1);
 }
 
 kernels::AttentionShape AttentionMixer::shape() const {
@@ -65,9 +94,15 @@ void AttentionMixer::PlanScratch(Arena& arena) {
   d_attended_ = context_.TakeActivations(arena, context_.config.attention_width());
 }
 
+void AttentionMixer::Rotate(const Matrix& qkv, bool inverse) {
+  if (context_.config.rotary()) {
+    context_.backend.Rope({shape(), qkv, context_.rope_table, inverse});
+  }
+}
+
 void AttentionMixer::Forward(const Matrix& x, const Matrix& y, const TokenRange& tokens) {
   in_.Forward(x, qkv_, tokens);
-  context_.backend.Rope({shape(), qkv_, context_.rope_table, /*inverse=*/false});
+  Rotate(qkv_, /*inverse=*/false);
   context_.backend.AttentionForward({shape(), qkv_, attended_, log_sum_exp_});
   out_.Forward(attended_, y, tokens);
 }
@@ -83,7 +118,7 @@ void AttentionMixer::Backward(const Matrix& d_y, const Matrix& x, const Matrix& 
   attention.log_sum_exp = log_sum_exp_;
   attention.d_qkv = d_qkv_;
   context_.backend.AttentionBackward(attention);
-  context_.backend.Rope({shape(), d_qkv_, context_.rope_table, /*inverse=*/true});
+  Rotate(d_qkv_, /*inverse=*/true);
   in_.Backward(d_qkv_, x, d_x, tokens);
 }
 
@@ -99,14 +134,24 @@ void MlpMixer::PlanScratch(Arena& arena) {
 
 void MlpMixer::Forward(const Matrix& x, const Matrix& y, const TokenRange& tokens) {
   in_.Forward(x, projected_, tokens);
-  context_.backend.SwiGluForward(projected_, activated_);
+  if (context_.config.gated()) {
+    context_.backend.SwiGluForward(projected_, activated_);
+  } else {
+    context_.backend.ActivationForward(PlainActivation(context_.config.activation), projected_,
+                                       activated_);
+  }
   out_.Forward(activated_, y, tokens);
 }
 
 void MlpMixer::Backward(const Matrix& d_y, const Matrix& x, const Matrix& d_x,
                         const TokenRange& tokens) {
   out_.Backward(d_y, activated_, d_activated_, tokens);
-  context_.backend.SwiGluBackward(d_activated_, projected_, d_projected_);
+  if (context_.config.gated()) {
+    context_.backend.SwiGluBackward(d_activated_, projected_, d_projected_);
+  } else {
+    context_.backend.ActivationBackward(PlainActivation(context_.config.activation), d_activated_,
+                                        projected_, d_projected_);
+  }
   in_.Backward(d_projected_, x, d_x, tokens);
 }
 

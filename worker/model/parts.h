@@ -57,10 +57,11 @@ class NormPart {
   PartsContext& context_;
   const NormParameters parameters_;
   kernels::Matrix input_, normed_;
-  float* reciprocal_rms_ = nullptr;  // [N]
+  float* mean_ = nullptr;        // [N], of a layer norm
+  float* reciprocal_ = nullptr;  // [N]: of the RMS, or of the standard deviation
 };
 
-// A linear layer with its parameters.
+// A linear layer with its parameters. A bias is added to the rounded product.
 class Projection {
  public:
   Projection(PartsContext& context, LinearLayer layer, const LinearParameters& parameters)
@@ -68,7 +69,7 @@ class Projection {
 
   void Plan(Arena& arena) { layer_.Plan(arena); }
   void PrepareWeights(PassKind pass, uint32_t step);
-  // y [N, out] = x W^T.
+  // y [N, out] = x W^T + bias.
   void Forward(const kernels::Matrix& x, const kernels::Matrix& y, const TokenRange& tokens);
   // From d_y and the x of Forward: d_x (overwritten), and the parameters' gradients.
   void Backward(const kernels::Matrix& d_y, const kernels::Matrix& x, const kernels::Matrix& d_x,
@@ -110,7 +111,7 @@ class Mixer {
   Projection in_, out_;
 };
 
-// softmax(q k^T) v over q, k, v of the in-projection, with rotary positions.
+// softmax(q k^T) v over q, k, v of the in-projection, rotated where positions are rotary.
 class AttentionMixer : public Mixer {
  public:
   using Mixer::Mixer;
@@ -124,13 +125,15 @@ class AttentionMixer : public Mixer {
  private:
   kernels::AttentionShape shape() const;
 
+  void Rotate(const kernels::Matrix& qkv, bool inverse);
+
   kernels::Matrix qkv_;           // [N, qkv_width], rotated
   kernels::Matrix attended_;      // [N, attention_width]
   float* log_sum_exp_ = nullptr;  // [sequences, heads, sequence_length]
   kernels::Matrix d_qkv_, d_attended_;
 };
 
-// out(silu(gate) * up), [gate | up] of the in-projection.
+// out(silu(gate) * up), [gate | up] of the in-projection; or out(activation(up)).
 class MlpMixer : public Mixer {
  public:
   using Mixer::Mixer;

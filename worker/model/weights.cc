@@ -17,12 +17,15 @@ constexpr uint32_t kInitialisationStep = 0xffffffff;
 constexpr double kTwoToMinus32 = 1.0 / 4294967296.0;
 constexpr double kPi = 3.14159265358979323846;
 
+PhiloxResult BitsOfBlock(uint64_t seed, int index, uint64_t block) {
+  return Philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+                    static_cast<uint32_t>(index), kInitialisationStep, static_cast<uint32_t>(seed),
+                    static_cast<uint32_t>(seed >> 32));
+}
+
 // Four standard normal values.
 void NormalsOfBlock(uint64_t seed, int index, uint64_t block, double out[4]) {
-  const PhiloxResult bits =
-      Philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                 static_cast<uint32_t>(index), kInitialisationStep, static_cast<uint32_t>(seed),
-                 static_cast<uint32_t>(seed >> 32));
+  const PhiloxResult bits = BitsOfBlock(seed, index, block);
   for (int pair = 0; pair < 2; ++pair) {
     const double u =
         (bits.v[2 * pair] + 1.0) * kTwoToMinus32;  // in (0, 1]: the logarithm is finite
@@ -33,6 +36,24 @@ void NormalsOfBlock(uint64_t seed, int index, uint64_t block, double out[4]) {
   }
 }
 
+// The value that a `u` uniform in (0, 1) stands for.
+double ValueOfUniform(const InitialDistribution& initial, double u) {
+  switch (initial.kind) {
+    case InitialDistribution::kUniform:
+      return initial.value * (2 * u - 1);
+    case InitialDistribution::kLogOfRate:
+      return std::log(1 + 15 * u);
+    case InitialDistribution::kTimeStepBias: {
+      const double dt = std::exp(std::log(1e-3) + u * (std::log(1e-1) - std::log(1e-3)));
+      return dt + std::log(-std::expm1(-dt));  // softplus of it is dt
+    }
+    case InitialDistribution::kConstant:
+    case InitialDistribution::kNormal:
+      break;
+  }
+  return initial.value;
+}
+
 }  // namespace
 
 float InitialValue(uint64_t seed, int index, int64_t element, double std) {
@@ -41,13 +62,22 @@ float InitialValue(uint64_t seed, int index, int64_t element, double std) {
   return static_cast<float>(normals[element % 4] * std);
 }
 
-void FillInitialValues(uint64_t seed, int index, double std, int64_t first, int64_t count,
-                       float* out) {
+void FillInitialValues(uint64_t seed, int index, const InitialDistribution& initial, int64_t first,
+                       int64_t count, float* out) {
   NIBBLE_CHECK(first % 4 == 0);
-  double normals[4];
+  double values[4];
   for (int64_t i = 0; i < count; ++i) {
-    if (i % 4 == 0) NormalsOfBlock(seed, index, static_cast<uint64_t>(first + i) / 4, normals);
-    out[i] = static_cast<float>(normals[i % 4] * std);
+    const uint64_t block = static_cast<uint64_t>(first + i) / 4;
+    if (i % 4 == 0 && initial.kind == InitialDistribution::kNormal) {
+      NormalsOfBlock(seed, index, block, values);
+      for (double& value : values) value *= initial.value;
+    } else if (i % 4 == 0) {
+      const PhiloxResult bits = BitsOfBlock(seed, index, block);
+      for (int j = 0; j < 4; ++j) {
+        values[j] = ValueOfUniform(initial, (bits.v[j] + 0.5) * kTwoToMinus32);
+      }
+    }
+    out[i] = static_cast<float>(values[i % 4]);
   }
 }
 
@@ -73,11 +103,9 @@ absl::Status Weights::Initialise(uint64_t seed) {
     const Parameter& parameter = table_[static_cast<int>(index)];
     for (int64_t first = 0; first < parameter.size; first += kStagingElements) {
       const int64_t count = std::min(kStagingElements, parameter.size - first);
-      staging.assign(count, static_cast<float>(parameter.initial.value));
-      if (parameter.initial.kind == InitialDistribution::kNormal) {
-        FillInitialValues(seed, static_cast<int>(index), parameter.initial.value, first, count,
-                          staging.data());
-      }
+      staging.resize(count);
+      FillInitialValues(seed, static_cast<int>(index), parameter.initial, first, count,
+                        staging.data());
       backend_.CopyToDevice(MasterOf(static_cast<int>(index)) + first, staging.data(), count * 4);
     }
   }

@@ -24,9 +24,11 @@ inline constexpr int64_t kStagingElements = int64_t{1} << 20;
 // elements 2 and 3 likewise from c and d; times std, rounded once to FP32.
 float InitialValue(uint64_t seed, int index, int64_t element, double std);
 
-// The same for elements [first, first + count). REQUIRES: first is a multiple of 4.
-void FillInitialValues(uint64_t seed, int index, double std, int64_t first, int64_t count,
-                       float* out);
+// Elements [first, first + count) of parameter `index`. Normal ones are those of InitialValue; the
+// others take u = (a + 0.5) / 2^32 for element 0 of a counter's four, b, c, d for the next.
+// REQUIRES: first is a multiple of 4.
+void FillInitialValues(uint64_t seed, int index, const InitialDistribution& initial, int64_t first,
+                       int64_t count, float* out);
 
 // kInference: no gradients are kept.
 enum class WeightsUse { kTraining, kInference };

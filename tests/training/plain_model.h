@@ -1,7 +1,7 @@
-// The model family "llama" and AdamW once more, in FP64 and as plainly as possible: nothing of it
+// The model families and AdamW once more, in FP64 and as plainly as possible: nothing of it
 // is shared with what it checks. Weights go by their names in a checkpoint.
-#ifndef TESTS_TRAINING_PLAIN_LLAMA_H_
-#define TESTS_TRAINING_PLAIN_LLAMA_H_
+#ifndef TESTS_TRAINING_PLAIN_MODEL_H_
+#define TESTS_TRAINING_PLAIN_MODEL_H_
 
 #include <cstdint>
 #include <map>
@@ -24,14 +24,17 @@ PlainWeights PlainGradient(const model::ModelConfig& config, const PlainWeights&
                            const std::vector<std::vector<int32_t>>& inputs,
                            const std::vector<std::vector<int32_t>>& targets);
 
+// Matrices and convolutions; not norms, biases and what Mamba-2 has one of a head.
+bool PlainDecays(const std::string& name);
+
 struct PlainAdamW {
   double beta1, beta2, epsilon, weight_decay, clip;
   PlainWeights m, v;
   int64_t t = 0;
-  // Decay applies to every weight whose name has no "norm" in it. Returns the gradient's norm.
+  // Decay applies to the weights that PlainDecays names. Returns the gradient's norm.
   double Update(double learning_rate, const PlainWeights& gradient, PlainWeights* weights);
 };
 
 }  // namespace nibble::testing
 
-#endif  // TESTS_TRAINING_PLAIN_LLAMA_H_
+#endif  // TESTS_TRAINING_PLAIN_MODEL_H_
