@@ -58,6 +58,14 @@ class TransformersTest(unittest.TestCase):
         yield "wide heads", transformers.LlamaForCausalLM(
             transformers.LlamaConfig(**{**llama, "num_key_value_heads": 6}, head_dim=16))
 
+        gpt2 = dict(vocab_size=97, n_embd=48, n_layer=3, n_head=4, n_positions=64,
+                    initializer_range=0.2, bos_token_id=None, eos_token_id=None, resid_pdrop=0.0,
+                    embd_pdrop=0.0, attn_pdrop=0.0)
+        yield "gpt2", transformers.GPT2LMHeadModel(transformers.GPT2Config(**gpt2))
+        yield "gpt2 with its own head and exact GELU", transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(**gpt2, n_inner=80, activation_function="gelu",
+                                    tie_word_embeddings=False))
+
     def test_logits_and_greedy_ids_there_and_here(self):
         for name, model in self.models():
             with self.subTest(name):

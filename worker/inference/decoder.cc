@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/model/parts.h"
 
 namespace nibble::inference {
 namespace {
@@ -32,9 +33,20 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
                                                          const DecoderOptions& options,
                                                          kernels::Backend& backend) {
   NIBBLE_CHECK(options.capacity > 0 && options.chunk > 0);
+  for (const model::Branch& branch : model::BranchesOf(config)) {
+    if (branch.kind == model::BranchKind::kMamba) {
+      return absl::UnimplementedError(
+          "models with Mamba-2 layers are trained and validated here, not run token by token");
+    }
+  }
+  if (config.learned_positions() && options.capacity > config.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("a sequence of ", options.capacity,
+                                                   " tokens; the model has ", config.max_positions,
+                                                   " positions"));
+  }
   std::unique_ptr<Decoder> decoder(new Decoder(config, weights, options, backend));
   NIBBLE_RETURN_IF_ERROR(decoder->Allocate());
-  decoder->FillRopeTable();
+  if (config.rotary()) decoder->FillRopeTable();
   NIBBLE_RETURN_IF_ERROR(backend.Synchronize());
   return decoder;
 }
@@ -63,17 +75,21 @@ absl::Status Decoder::Allocate() {
 void Decoder::Plan(model::Arena& arena) {
   const int64_t chunk = options_.chunk;
   const auto matrix = [&](int64_t cols) { return arena.TakeMatrix(type_, chunk, cols); };
-  PlanWeight(arena, table_.head(), &head_);
+  model::LinearParameters head;
+  head.weight = table_.head();
+  PlanWeight(arena, head, &head_);
   int64_t widest = config_.width;
   for (size_t i = 0; i < branches_.size(); ++i) {
-    PlanWeight(arena, table_.branches()[i].in.weight, &branches_[i].in);
-    PlanWeight(arena, table_.branches()[i].out.weight, &branches_[i].out);
+    PlanWeight(arena, table_.branches()[i].in, &branches_[i].in);
+    PlanWeight(arena, table_.branches()[i].out, &branches_[i].out);
     widest = std::max(widest, table_[branches_[i].out.parameter].shape[1]);
     if (kinds_[i].kind != model::BranchKind::kAttention) continue;
     branches_[i].cache = arena.TakeMatrix(type_, options_.capacity, config_.qkv_width());
   }
   workspace_ = arena.Take(backend_.OperandBytes(FormatOf(type_), type_, chunk, widest));
-  rope_table_ = arena.TakeFloats(options_.capacity * config_.head_size);
+  if (config_.rotary()) {
+    rope_table_ = arena.TakeFloats(options_.capacity * config_.head_size);
+  }
   tokens_ = static_cast<int32_t*>(arena.Take(chunk * 4));
   residual_ = matrix(config_.width);
   delta_ = matrix(config_.width);
@@ -82,13 +98,16 @@ void Decoder::Plan(model::Arena& arena) {
   projected_ = matrix(config_.mlp_in_width());
   activated_ = matrix(config_.mlp_width);
   logits_ = arena.TakeMatrix(DType::kF32, chunk, config_.vocab_size);
-  reciprocal_rms_ = arena.TakeFloats(chunk);
+  mean_ = arena.TakeFloats(chunk);
+  reciprocal_ = arena.TakeFloats(chunk);
   log_sum_exp_ = arena.TakeFloats(chunk * config_.heads);
 }
 
-void Decoder::PlanWeight(model::Arena& arena, int parameter, Weight* weight) {
-  const Matrix source = weights_.MatrixOf(parameter, type_);
-  weight->parameter = parameter;
+void Decoder::PlanWeight(model::Arena& arena, const model::LinearParameters& parameters,
+                         Weight* weight) {
+  const Matrix source = weights_.MatrixOf(parameters.weight, type_);
+  weight->parameter = parameters.weight;
+  weight->bias = parameters.bias;
   weight->storage =
       arena.Take(backend_.OperandBytes(FormatOf(type_), type_, source.rows, source.cols));
 }
@@ -161,15 +180,15 @@ absl::Status Decoder::Append(const int32_t* tokens, int64_t count, int64_t logit
 // normed_[0, count) of residual_ (to which `delta` is added first) from `first_row` on.
 void Decoder::Norm(const Matrix& delta, const model::NormParameters& norm, int64_t first_row,
                    int64_t count) {
-  kernels::RmsNormArgs args;
-  args.residual = Rows(residual_, first_row, count);
-  args.delta = delta;
-  args.residual_out = args.residual;
-  args.weight = weights_.MasterOf(norm.weight);
-  args.normed = Rows(normed_, 0, count);
-  args.reciprocal_rms = reciprocal_rms_;
-  args.epsilon = static_cast<float>(config_.norm_epsilon);
-  backend_.RmsNormForward(args);
+  const Matrix residual = Rows(residual_, first_row, count), normed = Rows(normed_, 0, count);
+  const float* weight = weights_.MasterOf(norm.weight);
+  const float epsilon = static_cast<float>(config_.norm_epsilon);
+  if (config_.layer_norm()) {
+    backend_.LayerNormForward({residual, delta, residual, weight, weights_.MasterOf(norm.bias),
+                               normed, mean_, reciprocal_, epsilon});
+  } else {
+    backend_.RmsNormForward({residual, delta, residual, weight, normed, reciprocal_, epsilon});
+  }
 }
 
 void Decoder::Multiply(const Matrix& x, const Weight& weight, const Matrix& y) {
@@ -178,6 +197,7 @@ void Decoder::Multiply(const Matrix& x, const Weight& weight, const Matrix& y) {
   request.format = FormatOf(type_);
   backend_.Multiply(backend_.PrepareOperand(request, workspace_), weight.operand, y,
                     /*accumulate=*/false);
+  if (weight.bias != model::kNone) backend_.AddRows(y, weights_.MasterOf(weight.bias), 1);
 }
 
 // Leaves in residual_ and delta_ what the final norm adds up.
@@ -185,6 +205,10 @@ void Decoder::Pass(const int32_t* tokens, int64_t count) {
   backend_.CopyToDevice(tokens_, tokens, count * 4);
   backend_.EmbeddingForward(tokens_, weights_.MatrixOf(table_.embedding(), type_),
                             Rows(residual_, 0, count));
+  if (config_.learned_positions()) {
+    const float* positions = weights_.MasterOf(table_.positions()) + length_ * config_.width;
+    backend_.AddRows(Rows(residual_, 0, count), positions, /*period=*/count);
+  }
   for (size_t i = 0; i < branches_.size(); ++i) ForwardBranch(i, count);
   length_ += count;
 }
@@ -197,6 +221,8 @@ void Decoder::ForwardBranch(size_t index, int64_t count) {
       return Attend(branches_[index], count, delta);
     case model::BranchKind::kMlp:
       return ForwardMlp(branches_[index], count, delta);
+    case model::BranchKind::kMamba:
+      NIBBLE_CHECK(false);  // refused by Create
   }
 }
 
@@ -204,7 +230,9 @@ void Decoder::Attend(const Branch& branch, int64_t count, const Matrix& y) {
   kernels::AttentionShape shape{1, count, config_.heads, config_.kv_heads, config_.head_size};
   const Matrix projected = Rows(branch.cache, length_, count);
   Multiply(Rows(normed_, 0, count), branch.in, projected);
-  backend_.Rope({shape, projected, rope_table_ + length_ * config_.head_size, /*inverse=*/false});
+  if (config_.rotary()) {
+    backend_.Rope({shape, projected, rope_table_ + length_ * config_.head_size, /*inverse=*/false});
+  }
   shape.sequence_length = length_ + count;
   const Matrix attended = Rows(attended_, 0, count);
   backend_.AttentionForward({shape, Rows(branch.cache, 0, length_ + count), attended, log_sum_exp_,
@@ -215,7 +243,11 @@ void Decoder::Attend(const Branch& branch, int64_t count, const Matrix& y) {
 void Decoder::ForwardMlp(const Branch& branch, int64_t count, const Matrix& y) {
   const Matrix projected = Rows(projected_, 0, count), activated = Rows(activated_, 0, count);
   Multiply(Rows(normed_, 0, count), branch.in, projected);
-  backend_.SwiGluForward(projected, activated);
+  if (config_.gated()) {
+    backend_.SwiGluForward(projected, activated);
+  } else {
+    backend_.ActivationForward(model::PlainActivation(config_.activation), projected, activated);
+  }
   Multiply(activated, branch.out, y);
 }
 

@@ -33,6 +33,8 @@ class Decoder {
  public:
   // `weights` is of a table of `config` and has a BF16 copy where precision is kBF16; it and
   // `backend` outlive the decoder. RESOURCE_EXHAUSTED: the device has no such memory.
+  // UNIMPLEMENTED: a model with Mamba-2 layers. INVALID_ARGUMENT: more capacity than the model has
+  // learned positions.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(const model::ModelConfig& config,
                                                          const model::Weights& weights,
                                                          const DecoderOptions& options,
@@ -59,6 +61,7 @@ class Decoder {
   // A matrix in the form of a product's second operand.
   struct Weight {
     int parameter = 0;
+    int bias = model::kNone;
     void* storage = nullptr;
     kernels::Operand operand;
   };
@@ -72,7 +75,7 @@ class Decoder {
   absl::Status Allocate();
   void Plan(model::Arena& arena);
   void FillRopeTable();
-  void PlanWeight(model::Arena& arena, int parameter, Weight* weight);
+  void PlanWeight(model::Arena& arena, const model::LinearParameters& parameters, Weight* weight);
   void Prepare(Weight* weight);
   void Pass(const int32_t* tokens, int64_t count);
   void ForwardBranch(size_t index, int64_t count);
@@ -94,18 +97,19 @@ class Decoder {
   const std::vector<model::Branch> kinds_;
   std::vector<Branch> branches_;
   Weight head_;
-  void* workspace_ = nullptr;        // a product's first operand
-  float* rope_table_ = nullptr;      // [capacity, head_size / 2, 2]
-  int32_t* tokens_ = nullptr;        // [chunk]
-  kernels::Matrix residual_;         // [chunk, width]
-  kernels::Matrix delta_;            // [chunk, width]: what a branch adds, on its way
-  kernels::Matrix normed_;           // [chunk, width]
-  kernels::Matrix attended_;         // [chunk, heads * head_size]
-  kernels::Matrix projected_;        // [chunk, mlp_in_width]
-  kernels::Matrix activated_;        // [chunk, mlp_width]
-  kernels::Matrix logits_;           // [chunk, vocab_size] FP32
-  float* reciprocal_rms_ = nullptr;  // [chunk]
-  float* log_sum_exp_ = nullptr;     // [heads, chunk]
+  void* workspace_ = nullptr;     // a product's first operand
+  float* rope_table_ = nullptr;   // [capacity, head_size / 2, 2]
+  int32_t* tokens_ = nullptr;     // [chunk]
+  kernels::Matrix residual_;      // [chunk, width]
+  kernels::Matrix delta_;         // [chunk, width]: what a branch adds, on its way
+  kernels::Matrix normed_;        // [chunk, width]
+  kernels::Matrix attended_;      // [chunk, heads * head_size]
+  kernels::Matrix projected_;     // [chunk, mlp_in_width]
+  kernels::Matrix activated_;     // [chunk, mlp_width]
+  kernels::Matrix logits_;        // [chunk, vocab_size] FP32
+  float* mean_ = nullptr;         // [chunk]
+  float* reciprocal_ = nullptr;   // [chunk]
+  float* log_sum_exp_ = nullptr;  // [heads, chunk]
   int64_t length_ = 0;
 };
 

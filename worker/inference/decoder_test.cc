@@ -25,6 +25,13 @@ model::ModelConfig Config(model::Family family = model::Family::kLlama) {
   config.head_size = 8;
   config.mlp_width = 48;
   config.init_std = 0.3;  // logits that differ
+  if (family == model::Family::kGpt2) {
+    config.activation = model::MlpActivation::kGeluTanh;
+    config.max_positions = 100;
+    config.kv_heads = config.heads;
+  } else if (family == model::Family::kNemotron) {
+    config.activation = model::MlpActivation::kSquaredRelu;
+  }
   return config;
 }
 
@@ -34,10 +41,12 @@ std::vector<int32_t> Tokens(int64_t count) {
   return tokens;
 }
 
-class DecoderTest : public ::testing::TestWithParam<const char*> {
+using Case = std::tuple<const char*, model::Family>;
+
+class DecoderTest : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    ASSERT_OK_AND_ASSIGN(backend_, kernels::CreateBackend(GetParam(), {}));
+    ASSERT_OK_AND_ASSIGN(backend_, kernels::CreateBackend(std::get<0>(GetParam()), {}));
     ASSERT_OK_AND_ASSIGN(weights_, model::Weights::Create(table_, /*bf16_copy=*/true, *backend_));
     ASSERT_THAT(weights_->Initialise(5), IsOk());
   }
@@ -77,7 +86,7 @@ class DecoderTest : public ::testing::TestWithParam<const char*> {
     for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], bound) << i;
   }
 
-  const model::ModelConfig config_ = Config();
+  const model::ModelConfig config_ = Config(std::get<1>(GetParam()));
   const model::ParameterTable table_{config_};
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<model::Weights> weights_;
@@ -149,7 +158,11 @@ TEST_P(DecoderTest, WhatDoesNotFitIsRefusedAndLeavesNothing) {
   EXPECT_EQ(decoder->length(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, DecoderTest, ::testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, DecoderTest,
+                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                                            ::testing::Values(model::Family::kLlama,
+                                                              model::Family::kGpt2,
+                                                              model::Family::kNemotron)));
 
 }  // namespace
 }  // namespace nibble::inference

@@ -105,6 +105,48 @@ void ReadLlama(ConfigReader& config, v1::ModelSpec* model) {
   ReadRope(config, model);
 }
 
+void ReadGpt2(ConfigReader& config, v1::ModelSpec* model) {
+  model->set_family("gpt2");
+  model->set_width(config.Integer("n_embd"));
+  model->set_blocks(config.Integer("n_layer"));
+  model->set_heads(config.Integer("n_head"));
+  model->set_max_positions(config.IntegerOr("n_positions", 1024));
+  if (config.Has("n_inner")) {
+    model->set_mlp_width(config.Integer("n_inner"));
+  } else if (model->width() <= std::numeric_limits<int32_t>::max() / 4) {
+    model->set_mlp_width(4 * model->width());
+  }
+  model->set_norm_epsilon(config.RealOr("layer_norm_epsilon", 1e-5));
+  model->set_tied_embeddings(config.FlagOr("tie_word_embeddings", true));
+  const std::string activation = config.TextOr("activation_function", "gelu_new");
+  if (activation == "gelu") {
+    model->set_activation("gelu");
+  } else {
+    config.Require("activation_function", "gelu_new");
+    model->set_activation("gelu_tanh");
+  }
+  config.Require("scale_attn_weights", true);
+  config.Require("scale_attn_by_inverse_layer_idx", false);
+  config.Require("add_cross_attention", false);
+}
+
+Json Gpt2ConfigJson(const worker::ModelDescription& description) {
+  const v1::ModelSpec& model = description.model;
+  Json json;
+  json["architectures"] = {"GPT2LMHeadModel"};
+  json["model_type"] = "gpt2";
+  json["n_embd"] = model.width();
+  json["n_layer"] = model.blocks();
+  json["n_head"] = model.heads();
+  json["n_inner"] = model.mlp_width();
+  json["n_positions"] = model.max_positions();
+  json["activation_function"] = model.activation() == "gelu" ? "gelu" : "gelu_new";
+  json["layer_norm_epsilon"] = model.norm_epsilon();
+  json["initializer_range"] = model.init_std();
+  for (const char* dropout : {"attn_pdrop", "embd_pdrop", "resid_pdrop"}) json[dropout] = 0.0;
+  return json;
+}
+
 Json LlamaConfigJson(const worker::ModelDescription& description) {
   const v1::ModelSpec& model = description.model;
   Json json;
@@ -140,9 +182,13 @@ absl::StatusOr<worker::ModelDescription> ParseHuggingFaceConfig(absl::string_vie
   if (type == "llama") {
     ReadLlama(config, &model);
     context_length = config.IntegerOr("max_position_embeddings", 2048);
+  } else if (type == "gpt2") {
+    ReadGpt2(config, &model);
+    context_length = model.max_positions();
   } else {
-    config.Fail(absl::UnimplementedError(absl::StrCat(
-        "model_type is \"", EscapeControlCharacters(type.substr(0, 80)), "\"; llama can be read")));
+    config.Fail(absl::UnimplementedError(absl::StrCat("model_type is \"",
+                                                      EscapeControlCharacters(type.substr(0, 80)),
+                                                      "\"; llama and gpt2 can be read")));
   }
   NIBBLE_RETURN_IF_ERROR(config.status());
   return worker::ResolveModel(model, context_length);
@@ -151,11 +197,11 @@ absl::StatusOr<worker::ModelDescription> ParseHuggingFaceConfig(absl::string_vie
 absl::StatusOr<std::string> HuggingFaceConfig(const worker::ModelDescription& description,
                                               absl::string_view dtype, const TokenIds& ids) {
   const std::string& family = description.model.family();
-  if (family != "llama") {
-    return absl::UnimplementedError(
-        absl::StrCat("models of the family ", family, " have no equal in transformers; llama has"));
+  if (family != "llama" && family != "gpt2") {
+    return absl::UnimplementedError(absl::StrCat(
+        "models of the family ", family, " have no equal in transformers; llama and gpt2 have"));
   }
-  Json json = LlamaConfigJson(description);
+  Json json = family == "gpt2" ? Gpt2ConfigJson(description) : LlamaConfigJson(description);
   json["vocab_size"] = description.model.vocab_size();
   json["tie_word_embeddings"] = description.model.tied_embeddings();
   json["torch_dtype"] = std::string(dtype);

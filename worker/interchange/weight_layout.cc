@@ -75,6 +75,44 @@ std::vector<WeightPiece> HuggingFaceLlama(const v1::ModelSpec& model) {
   return layout.Take();
 }
 
+// GPT-2's linear layers are Conv1D: [in, out]. Names here are the same.
+std::vector<WeightPiece> HuggingFaceGpt2(const v1::ModelSpec& model) {
+  const int64_t width = model.width();
+  const int64_t qkv_rows = (model.heads() + 2 * model.kv_heads()) * model.head_size();
+  LayoutBuilder layout;
+  const auto vector = [&](const std::string& name, int64_t size) {
+    layout.Vector(name, name, size);
+  };
+  const auto matrix = [&](const std::string& name, int64_t rows, int64_t cols) -> WeightPiece& {
+    layout.Into(name, cols);
+    return layout.Matrix(name, rows);
+  };
+  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols) {
+    WeightPiece& piece = matrix(name + ".weight", rows, cols);
+    piece.shape = {cols, rows};
+    piece.transposed = true;
+    vector(name + ".bias", rows);
+  };
+  const auto norm = [&](const std::string& name) {
+    vector(name + ".weight", width);
+    vector(name + ".bias", width);
+  };
+  matrix("transformer.wte.weight", model.vocab_size(), width);
+  matrix("transformer.wpe.weight", model.max_positions(), width);
+  for (int64_t i = 0; i < model.blocks(); ++i) {
+    const std::string block = absl::StrCat("transformer.h.", i, ".");
+    norm(block + "ln_1");
+    linear(block + "attn.c_attn", qkv_rows, width);
+    linear(block + "attn.c_proj", width, model.heads() * model.head_size());
+    norm(block + "ln_2");
+    linear(block + "mlp.c_fc", model.mlp_width(), width);
+    linear(block + "mlp.c_proj", width, model.mlp_width());
+  }
+  norm("transformer.ln_f");
+  if (!model.tied_embeddings()) matrix("lm_head.weight", model.vocab_size(), width);
+  return layout.Take();
+}
+
 }  // namespace
 
 int64_t ForeignRow(const WeightPiece& piece, int64_t row) {

@@ -3,9 +3,7 @@
 #include "base/check.h"
 
 namespace nibble::model {
-namespace {
 
-// REQUIRES: not a gated one.
 kernels::Activation PlainActivation(MlpActivation activation) {
   switch (activation) {
     case MlpActivation::kSquaredRelu:
@@ -19,8 +17,6 @@ kernels::Activation PlainActivation(MlpActivation activation) {
   }
   NIBBLE_CHECK(false);
 }
-
-}  // namespace
 
 using kernels::Matrix;
 
