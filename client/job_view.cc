@@ -115,12 +115,23 @@ std::string TrainingText(const v1::JobSpec& spec, int64_t total_steps) {
 std::string PrecisionText(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision) {
   int quantised = 0;
   for (const v1::LinearPrecision& linear : precision.linears()) {
-    if (linear.fprop().first().format() == v1::NVFP4) ++quantised;
+    const auto quantises = [](const v1::ProductPrecision& product) {
+      for (const v1::OperandPrecision* operand : {&product.first(), &product.second()}) {
+        if (operand->format() != v1::BF16 && operand->format() != v1::FP32) return true;
+      }
+      return false;
+    };
+    if (quantises(linear.fprop()) || quantises(linear.dgrad()) || quantises(linear.wgrad())) {
+      ++quantised;
+    }
   }
   std::string text = Safe(spec.precision().recipe());
   if (quantised > 0) {
     absl::StrAppend(&text, ": ", quantised, " of ", precision.linears_size(),
-                    " linear layers in nvfp4");
+                    " linear layers quantised");
+  }
+  for (const v1::PrecisionPhase& later : precision.later()) {
+    absl::StrAppend(&text, "; ", later.linears_size(), " change at step ", later.first_step() + 1);
   }
   return text;
 }

@@ -20,7 +20,7 @@ std::string ProgressText(const v1::Job& job);
 std::string ModelText(const v1::JobSpec& spec, int64_t parameters);
 // "600 steps of 8 x 256 tokens".
 std::string TrainingText(const v1::JobSpec& spec, int64_t total_steps);
-// "nvfp4: 14 of 16 linear layers in nvfp4".
+// "nvfp4: 14 of 16 linear layers quantised; 14 change at step 82".
 std::string PrecisionText(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision);
 
 // Everything that `nibble get` shows.

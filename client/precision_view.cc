@@ -33,14 +33,23 @@ std::string ProductText(const Terminal& terminal, const ProductView& view,
 }
 
 std::string Dimensions(const Terminal& terminal, const v1::LinearPrecision& linear) {
+  if (linear.in_features() == 0) return "";  // of a later phase: as before
   return absl::StrCat(linear.in_features(), terminal.unicode ? "→" : "->", linear.out_features());
 }
 
-Table Rows(const Terminal& terminal, const v1::ResolvedPrecision& precision, bool notes) {
+using LinearRows = google::protobuf::RepeatedPtrField<v1::LinearPrecision>;
+
+bool HasNotes(const LinearRows& rows) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [](const auto& linear) { return !linear.note().empty(); });
+}
+
+Table Rows(const Terminal& terminal, const LinearRows& linears) {
+  const bool notes = HasNotes(linears);
   std::vector<Column> columns = {{"LAYER"}, {"IN, OUT"}, {"FPROP"}, {"DGRAD"}, {"WGRAD"}};
   if (notes) columns.push_back({"NOTE"});
   Table table(columns);
-  for (const v1::LinearPrecision& linear : precision.linears()) {
+  for (const v1::LinearPrecision& linear : linears) {
     std::vector<std::string> cells = {Safe(linear.layer()), Dimensions(terminal, linear)};
     for (const ProductView& product : kProducts) {
       cells.push_back(ProductText(terminal, product, linear));
@@ -51,9 +60,9 @@ Table Rows(const Terminal& terminal, const v1::ResolvedPrecision& precision, boo
   return table;
 }
 
-Table Lines(const Terminal& terminal, const v1::ResolvedPrecision& precision) {
+Table Lines(const Terminal& terminal, const LinearRows& linears) {
   Table table({{"LAYER"}, {"IN, OUT"}, {"PRODUCT"}, {"OPERANDS"}});
-  for (const v1::LinearPrecision& linear : precision.linears()) {
+  for (const v1::LinearPrecision& linear : linears) {
     // The note stands under the layer's name, in its second line.
     const std::string names[] = {
         Safe(linear.layer()),
@@ -66,13 +75,43 @@ Table Lines(const Terminal& terminal, const v1::ResolvedPrecision& precision) {
   return table;
 }
 
+void PrintRows(const Terminal& terminal, const LinearRows& linears, bool rows_only) {
+  const Table rows = Rows(terminal, linears);
+  if (rows_only || !terminal.out_is_terminal || rows.Width() <= terminal.columns) {
+    rows.Print(terminal);
+  } else {
+    Lines(terminal, linears).Print(terminal);
+  }
+}
+
+// Elements along the dot-product dimension that share a scale.
+int BlockSize(v1::NumberFormat format) {
+  switch (format) {
+    case v1::NVFP4:
+      return 16;
+    case v1::MXFP4:
+    case v1::MXFP8:
+      return 32;
+    default:
+      return 128;
+  }
+}
+
 }  // namespace
 
 std::string OperandText(const v1::OperandPrecision& operand) {
   std::string text = absl::AsciiStrToLower(v1::NumberFormat_Name(operand.format()));
-  if (operand.block_rows() > 0) absl::StrAppend(&text, " ", operand.block_rows(), "x16");
-  if (operand.hadamard_size() > 0) absl::StrAppend(&text, " hadamard-", operand.hadamard_size());
-  if (operand.format() == v1::NVFP4) {
+  if (operand.block_rows() > 0) {
+    absl::StrAppend(&text, " ", operand.block_rows(), "x", BlockSize(operand.format()));
+  }
+  if (operand.hadamard_size() > 0) {
+    absl::StrAppend(&text, " hadamard-", operand.hadamard_size());
+    if (operand.hadamard_signs() == v1::HADAMARD_SIGNS_NONE) text += " without signs";
+    if (operand.hadamard_signs() == v1::HADAMARD_SIGNS_DRAWN) text += " drawn";
+    if (operand.hadamard_signs() == v1::HADAMARD_SIGNS_REDRAWN) text += " redrawn";
+  }
+  if (operand.block_target() != v1::BLOCK_TARGET_SIX) text += " four-over-six";
+  if (operand.format() == v1::NVFP4 || operand.format() == v1::MXFP4) {
     absl::StrAppend(&text, " ", absl::AsciiStrToLower(v1::Rounding_Name(operand.rounding())));
   }
   return text;
@@ -80,13 +119,10 @@ std::string OperandText(const v1::OperandPrecision& operand) {
 
 void PrintPrecision(const Terminal& terminal, const v1::ResolvedPrecision& precision,
                     bool rows_only) {
-  const bool notes = std::any_of(precision.linears().begin(), precision.linears().end(),
-                                 [](const auto& linear) { return !linear.note().empty(); });
-  const Table rows = Rows(terminal, precision, notes);
-  if (rows_only || !terminal.out_is_terminal || rows.Width() <= terminal.columns) {
-    rows.Print(terminal);
-  } else {
-    Lines(terminal, precision).Print(terminal);
+  PrintRows(terminal, precision.linears(), rows_only);
+  for (const v1::PrecisionPhase& later : precision.later()) {
+    *terminal.out << "\nfrom step " << later.first_step() + 1 << " on:\n\n";
+    PrintRows(terminal, later.linears(), rows_only);
   }
 }
 

@@ -134,10 +134,14 @@ struct RopeArgs {
 struct AttentionArgs {
   AttentionShape shape;
   Matrix qkv;          // [N, qkv_width], rotated
-  Matrix out;          // [N, heads * head_size] out
-  float* log_sum_exp;  // [sequences, heads, sequence_length] out: of the scaled, causally masked
-                       // scores
-};                     // scores are scaled by 1/sqrt(head_size)
+  Matrix out;          // [sequences * queries, heads * head_size] out, with queries =
+                       // sequence_length - first_query
+  float* log_sum_exp;  // [sequences, heads, queries] out: of the scaled, causally masked scores
+  // Only the queries of the positions from here on: with `qkv` as a cache that grows by rows, the
+  // new tokens attend to all. Their results have the bits that a call for all queries gives where
+  // first_query is a multiple of 64; else products of other shapes may round otherwise.
+  int64_t first_query = 0;
+};  // scores are scaled by 1/sqrt(head_size)
 
 struct AttentionBackwardArgs {
   AttentionShape shape;

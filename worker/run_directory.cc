@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -103,6 +104,9 @@ absl::Status RunDirectory::AppendMetrics(const trainer::StepReport& report, bool
   if (report.has_validation) {
     row["validation_loss"] = report.validation_loss;
     row["validation_bits_per_byte"] = report.validation_bits_per_byte;
+  }
+  for (const auto& [name, value] : report.health) {
+    if (std::isfinite(value)) row[name] = value;
   }
   const std::string line = row.dump() + "\n";
   size_t written = 0;

@@ -1,38 +1,92 @@
 #include "worker/trainer_config.h"
 
+#include <algorithm>
+#include <iterator>
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "proto/spec/deterministic_digest.h"
+#include "worker/model_description.h"
 
 namespace nibble::worker {
 namespace {
 
 using kernels::OperandFormat;
 
+// UNSPECIFIED and values of later versions give nothing.
+std::optional<kernels::Format> FormatOf(v1::NumberFormat format) {
+  switch (format) {
+    case v1::FP32:
+      return kernels::Format::kF32;
+    case v1::BF16:
+      return kernels::Format::kBF16;
+    case v1::NVFP4:
+      return kernels::Format::kNvfp4;
+    case v1::FP8_E4M3:
+      return kernels::Format::kFp8;
+    case v1::FP8_E5M2:
+      return kernels::Format::kFp8E5m2;
+    case v1::FP8_BLOCKWISE:
+      return kernels::Format::kFp8Block;
+    case v1::MXFP8:
+      return kernels::Format::kMxfp8;
+    case v1::MXFP4:
+      return kernels::Format::kMxfp4;
+    default:
+      return std::nullopt;
+  }
+}
+
+kernels::HadamardSigns SignsOf(v1::HadamardSigns signs) {
+  switch (signs) {
+    case v1::HADAMARD_SIGNS_NONE:
+      return kernels::HadamardSigns::kNone;
+    case v1::HADAMARD_SIGNS_DRAWN:
+      return kernels::HadamardSigns::kDrawn;
+    case v1::HADAMARD_SIGNS_REDRAWN:
+      return kernels::HadamardSigns::kRedrawn;
+    default:
+      return kernels::HadamardSigns::kFixed;
+  }
+}
+
+kernels::BlockTarget TargetOf(v1::BlockTarget target) {
+  switch (target) {
+    case v1::FOUR_OR_SIX_ABSOLUTE:
+      return kernels::BlockTarget::kFourOrSixByAbsoluteError;
+    case v1::FOUR_OR_SIX_SQUARED:
+      return kernels::BlockTarget::kFourOrSixBySquaredError;
+    default:
+      return kernels::BlockTarget::kSix;
+  }
+}
+
 absl::StatusOr<OperandFormat> FormatOf(const v1::OperandPrecision& operand) {
   OperandFormat format;
-  switch (operand.format()) {
-    case v1::FP32:
-      format.format = kernels::Format::kF32;
-      return format;
-    case v1::BF16:
-      format.format = kernels::Format::kBF16;
-      return format;
-    case v1::NVFP4:
-      format.format = kernels::Format::kNvfp4;
-      break;
-    default:
-      return absl::InvalidArgumentError("an operand has no number format");
+  const std::optional<kernels::Format> number = FormatOf(operand.format());
+  if (!number.has_value()) {
+    return absl::InvalidArgumentError("an operand has no number format that this build knows");
   }
-  if ((operand.block_rows() != 1 && operand.block_rows() != 16) ||
-      (operand.hadamard_size() != 0 && operand.hadamard_size() != 16)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("an NVFP4 operand has block_rows ", operand.block_rows(),
-                     " and hadamard_size ", operand.hadamard_size(), "; allowed: 1, 16 and 0, 16"));
+  format.format = *number;
+  if (!kernels::IsQuantised(format.format)) return format;
+  // The rest of what a combination means for a backend is Backend::Supports' to say.
+  constexpr int kBlockRows[] = {0, 1, 16, 128};
+  constexpr int kHadamardSizes[] = {0, 4, 16, 32, 64, 128};
+  if (std::find(std::begin(kBlockRows), std::end(kBlockRows), operand.block_rows()) ==
+          std::end(kBlockRows) ||
+      std::find(std::begin(kHadamardSizes), std::end(kHadamardSizes), operand.hadamard_size()) ==
+          std::end(kHadamardSizes)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "an operand has block_rows ", operand.block_rows(), " and hadamard_size ",
+        operand.hadamard_size(), "; allowed: 0, 1, 16, 128 and 0, 4, 16, 32, 64, 128"));
   }
-  format.block_rows = operand.block_rows();
+  format.block_rows = std::max(1, operand.block_rows());
   format.hadamard_size = operand.hadamard_size();
+  format.hadamard_signs = SignsOf(operand.hadamard_signs());
+  format.hadamard_seed = operand.hadamard_seed();
+  format.block_target = TargetOf(operand.block_target());
   format.rounding = operand.rounding() == v1::STOCHASTIC ? kernels::Rounding::kStochastic
                                                          : kernels::Rounding::kNearest;
   return format;
@@ -43,6 +97,39 @@ absl::StatusOr<kernels::ProductFormat> FormatOf(const v1::ProductPrecision& prod
   NIBBLE_ASSIGN_OR_RETURN(format.first, FormatOf(product.first()));
   NIBBLE_ASSIGN_OR_RETURN(format.second, FormatOf(product.second()));
   return format;
+}
+
+absl::StatusOr<kernels::LinearFormat> FormatOf(const v1::LinearPrecision& row) {
+  kernels::LinearFormat format;
+  NIBBLE_ASSIGN_OR_RETURN(format.fprop, FormatOf(row.fprop()));
+  NIBBLE_ASSIGN_OR_RETURN(format.dgrad, FormatOf(row.dgrad()));
+  NIBBLE_ASSIGN_OR_RETURN(format.wgrad, FormatOf(row.wgrad()));
+  return format;
+}
+
+// A phase names the layers that change.
+absl::Status ConvertLaterPhases(const v1::ResolvedPrecision& precision,
+                                trainer::TrainingConfig* config) {
+  model::PrecisionPhase phase;
+  for (const trainer::LinearPrecision& linear : config->linears) {
+    phase.linears.push_back(linear.format);
+  }
+  for (const v1::PrecisionPhase& later : precision.later()) {
+    if (later.first_step() <= phase.first_step) {
+      return absl::InvalidArgumentError("the precision's later phases do not start in order");
+    }
+    phase.first_step = later.first_step();
+    for (const v1::LinearPrecision& row : later.linears()) {
+      if (row.index() < 0 || row.index() >= precision.linears_size()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("a later phase of the precision has a layer ", row.index(),
+                         "; the model has ", precision.linears_size()));
+      }
+      NIBBLE_ASSIGN_OR_RETURN(phase.linears[row.index()], FormatOf(row));
+    }
+    config->later_precision.push_back(phase);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ConvertPrecision(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision,
@@ -62,11 +149,9 @@ absl::Status ConvertPrecision(const v1::JobSpec& spec, const v1::ResolvedPrecisi
       return absl::InvalidArgumentError(absl::StrCat("the precision has the layer ", row.layer(),
                                                      " where the model has ", expected));
     }
-    NIBBLE_ASSIGN_OR_RETURN(linear.format.fprop, FormatOf(row.fprop()));
-    NIBBLE_ASSIGN_OR_RETURN(linear.format.dgrad, FormatOf(row.dgrad()));
-    NIBBLE_ASSIGN_OR_RETURN(linear.format.wgrad, FormatOf(row.wgrad()));
+    NIBBLE_ASSIGN_OR_RETURN(linear.format, FormatOf(row));
   }
-  return absl::OkStatus();
+  return ConvertLaterPhases(precision, config);
 }
 
 absl::Status ConvertFamily(const v1::ModelSpec& spec, trainer::ModelConfig* model) {
@@ -166,6 +251,7 @@ std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_priority();
   spec.clear_resources();
   spec.clear_restart();
+  spec.clear_health();
   return spec::DeterministicDigest(spec);
 }
 
@@ -182,10 +268,12 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   NIBBLE_RETURN_IF_ERROR(ConvertOptimizer(spec.optimizer(), &config));
   config.data_directory = JoinPath(places.data_directory, spec.data().path());
   config.checkpoint_interval = spec.checkpoint().interval();
+  config.health = {spec.health().interval(), spec.health().shadow()};
   config.output_directory = places.output_directory;
   config.backend = spec.resources().backend();
   config.threads = spec.resources().threads();
   config.config_digest = ConfigDigest(spec);
+  config.model_description = DescribeModel(spec);
   return config;
 }
 

@@ -25,6 +25,10 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
                           MakePresetsVerb,
                           MakeDataPrepareVerb,
                           MakeDataInspectVerb,
+                          MakeImportVerb,
+                          MakeExportVerb,
+                          MakeGenerateVerb,
+                          MakeEvaluateVerb,
                           MakeCompletionVerb,
                           MakeVersionVerb}) {
     verbs.push_back(make());

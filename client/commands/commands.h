@@ -33,6 +33,10 @@ std::unique_ptr<Verb> MakeValidateVerb();
 std::unique_ptr<Verb> MakePresetsVerb();
 std::unique_ptr<Verb> MakeDataPrepareVerb();
 std::unique_ptr<Verb> MakeDataInspectVerb();
+std::unique_ptr<Verb> MakeImportVerb();
+std::unique_ptr<Verb> MakeExportVerb();
+std::unique_ptr<Verb> MakeGenerateVerb();
+std::unique_ptr<Verb> MakeEvaluateVerb();
 std::unique_ptr<Verb> MakeCompletionVerb();
 std::unique_ptr<Verb> MakeVersionVerb();
 

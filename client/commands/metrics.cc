@@ -2,6 +2,7 @@
 #include <cmath>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -60,7 +61,8 @@ class MetricsVerb : public Verb {
     std::vector<v1::MetricRow> rows;
     NIBBLE_RETURN_IF_ERROR(ForEachMetricRow(
         *connection, request, [&](const v1::MetricRow& row) { rows.push_back(row); }));
-    const std::vector<std::string> names = Columns(request, rows);
+    std::vector<std::string> names = Columns(request, rows);
+    if (session.format() == "table" && request.names_size() == 0) HideHealth(session, &names);
     // A step without any of the values asked for (no validation there) is no row.
     if (request.names_size() > 0) {
       rows.erase(std::remove_if(rows.begin(), rows.end(),
@@ -116,6 +118,18 @@ class MetricsVerb : public Verb {
     }
     names.insert(names.end(), more.begin(), more.end());
     return names;
+  }
+
+  // Hundreds of columns that a table of losses is not asked for.
+  static void HideHealth(Session& session, std::vector<std::string>* names) {
+    const size_t all = names->size();
+    names->erase(
+        std::remove_if(names->begin(), names->end(),
+                       [](const std::string& name) { return absl::StartsWith(name, "health/"); }),
+        names->end());
+    if (names->size() == all) return;
+    session.err() << all - names->size()
+                  << " health values are not shown; see -o csv, or name them with --name\n";
   }
 
   static void PrintCsv(Session& session, const std::vector<std::string>& names,

@@ -75,11 +75,14 @@ void WriteRow(const AttentionArgs& args, int64_t at, const float* values, float 
   });
 }
 
+// The queries [first_query, end_query) of one head, of one block of kQueries: then every block of
+// keys has a visible one for each. `out_row`, `log_sum_exp`: where the first one's results go.
 void AttendBlock(const AttentionArgs& args, const HeadColumns& head, int64_t first_query,
-                 float* log_sum_exp, const ForwardMemory& memory) {
+                 int64_t end_query, int64_t out_row, float* log_sum_exp,
+                 const ForwardMemory& memory) {
   const AttentionShape shape = args.shape;
   const int64_t size = shape.head_size;
-  const int64_t queries = Smaller(kQueries, shape.sequence_length - first_query);
+  const int64_t queries = end_query - first_query;
   WidenHead(args.qkv, head.first_row + first_query, head.q, queries, size, memory.queries);
   for (int64_t first_key = 0; first_key < first_query + queries; first_key += kKeys) {
     const int64_t keys = Smaller(kKeys, first_query + queries - first_key);
@@ -97,13 +100,13 @@ void AttendBlock(const AttentionArgs& args, const HeadColumns& head, int64_t fir
           first ? 0 : 1, memory.out, size);
   }
   for (int64_t t = 0; t < queries; ++t) {
-    const int64_t at = (head.first_row + first_query + t) * shape.heads * size + head.q;
+    const int64_t at = (out_row + t) * shape.heads * size + head.q;
     if (args.out.dtype == DType::kBF16) {
       WriteRow<true>(args, at, memory.out + t * size, memory.sum[t]);
     } else {
       WriteRow<false>(args, at, memory.out + t * size, memory.sum[t]);
     }
-    log_sum_exp[first_query + t] = memory.max[t] + logf(memory.sum[t]);
+    log_sum_exp[t] = memory.max[t] + logf(memory.sum[t]);
   }
 }
 
@@ -111,16 +114,22 @@ void AttendBlock(const AttentionArgs& args, const HeadColumns& head, int64_t fir
 
 void AttentionForward(OpContext& context, const AttentionArgs& args) {
   const AttentionShape shape = args.shape;
-  const int64_t blocks = TileCount(shape.sequence_length, kQueries);
+  const int64_t first_block = args.first_query / kQueries;
+  const int64_t blocks = TileCount(shape.sequence_length, kQueries) - first_block;
+  const int64_t queries = shape.sequence_length - args.first_query;
   const int64_t floats = ForwardMemory::Floats(shape.head_size);
   ParallelFor(context.pool, shape.sequences * shape.heads * blocks, [&](int64_t tile, int thread) {
-    const int64_t block = blocks - 1 - tile % blocks;  // the longest first
+    const int64_t block = first_block + blocks - 1 - tile % blocks;  // the longest first
     const int64_t sequence_head = tile / blocks;
-    const HeadColumns head(shape, sequence_head / shape.heads, sequence_head % shape.heads);
+    const int64_t sequence = sequence_head / shape.heads;
+    const HeadColumns head(shape, sequence, sequence_head % shape.heads);
+    const int64_t begin = block == first_block ? args.first_query : block * kQueries;
+    const int64_t end = Smaller((block + 1) * kQueries, shape.sequence_length);
+    const int64_t offset = begin - args.first_query;
     const ForwardMemory memory(static_cast<float*>(context.scratch.ForThread(thread, floats * 4)),
                                shape.head_size);
-    AttendBlock(args, head, block * kQueries,
-                args.log_sum_exp + sequence_head * shape.sequence_length, memory);
+    AttendBlock(args, head, begin, end, sequence * queries + offset,
+                args.log_sum_exp + sequence_head * queries + offset, memory);
   });
 }
 

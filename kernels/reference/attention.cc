@@ -41,7 +41,9 @@ double Score(const Head& head, const Matrix& qkv, int64_t t, int64_t j) {
          std::sqrt(static_cast<double>(head.shape.head_size));
 }
 
-void ForwardRow(const Head& head, const AttentionArgs& args, int64_t t, float* log_sum_exp) {
+// `out_row`: where the row's result goes.
+void ForwardRow(const Head& head, const AttentionArgs& args, int64_t t, int64_t out_row,
+                float* log_sum_exp) {
   std::vector<double> scores(t + 1);
   for (int64_t j = 0; j <= t; ++j) scores[j] = Score(head, args.qkv, t, j);
   const double max = *std::max_element(scores.begin(), scores.end());
@@ -54,7 +56,7 @@ void ForwardRow(const Head& head, const AttentionArgs& args, int64_t t, float* l
       value +=
           std::exp(scores[j] - max) / sum * Load(args.qkv, head.first_row + j, head.v_col() + i);
     }
-    Store(args.out, head.first_row + t, head.q_col() + i, value);
+    Store(args.out, out_row, head.q_col() + i, value);
   }
 }
 
@@ -82,12 +84,13 @@ void BackwardRow(const Head& head, const AttentionBackwardArgs& args, int64_t t,
 
 void AttentionForward(const AttentionArgs& args) {
   const AttentionShape& shape = args.shape;
+  const int64_t queries = shape.sequence_length - args.first_query;
   for (int64_t sequence = 0; sequence < shape.sequences; ++sequence) {
     for (int64_t h = 0; h < shape.heads; ++h) {
       const Head head{shape, sequence * shape.sequence_length, h};
-      for (int64_t t = 0; t < shape.sequence_length; ++t) {
-        ForwardRow(head, args, t,
-                   &args.log_sum_exp[(sequence * shape.heads + h) * shape.sequence_length + t]);
+      for (int64_t i = 0; i < queries; ++i) {
+        ForwardRow(head, args, args.first_query + i, sequence * queries + i,
+                   &args.log_sum_exp[(sequence * shape.heads + h) * queries + i]);
       }
     }
   }

@@ -43,12 +43,16 @@ void CheckUnknownFieldsAt(const google::protobuf::Message& message, const std::s
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection->ListFields(message, &fields);
   for (const auto* field : fields) {
-    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE ||
-        field->is_repeated()) {
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    const std::string name = absl::StrCat(path, path.empty() ? "" : ".", field->name());
+    if (!field->is_repeated()) {
+      CheckUnknownFieldsAt(reflection->GetMessage(message, field), name, errors);
       continue;
     }
-    CheckUnknownFieldsAt(reflection->GetMessage(message, field),
-                         absl::StrCat(path, path.empty() ? "" : ".", field->name()), errors);
+    for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
+      CheckUnknownFieldsAt(reflection->GetRepeatedMessage(message, field, i),
+                           absl::StrCat(name, "[", i, "]"), errors);
+    }
   }
 }
 

@@ -32,8 +32,10 @@ class Resolver {
     const bool training_good = ResolveTraining(job_.spec.mutable_training());
     ResolveOptimizer(job_.spec.mutable_optimizer());
     ResolveService();
-    ResolvePolicy(model_good ? job_.spec.model().blocks() : 0, job_.spec.mutable_precision(),
-                  &errors_, &job_.warnings);
+    ResolvePolicy({model_good ? job_.spec.model().blocks() : 0,
+                   training_good ? job_.total_steps : 0, job_.spec.seed()},
+                  job_.spec.mutable_precision(), &errors_, &job_.warnings);
+    ResolveHealth(job_.spec.mutable_health());
     if (model_good && training_good) CheckPositions();
     if (model_good && training_good && errors_.ok()) Derive();
     if (errors != nullptr) *errors = errors_.errors();
@@ -200,6 +202,12 @@ class Resolver {
     CheckInteger("restart.max_failures", restart->max_failures(), {0, kMaxFailures}, &errors_);
   }
 
+  void ResolveHealth(v1::HealthSpec* health) {
+    if (!health->has_interval()) health->set_interval(0);
+    CheckInteger("health.interval", health->interval(), {0, kMaxSteps}, &errors_);
+    if (!health->has_shadow()) health->set_shadow(false);
+  }
+
   void CheckPositions() {
     const v1::ModelSpec& model = job_.spec.model();
     const int64_t length = job_.spec.training().sequence_length();
@@ -210,7 +218,7 @@ class Resolver {
   }
 
   void Derive() {
-    job_.precision = ResolvePrecision(job_.spec, &errors_);
+    job_.precision = ResolvePrecision(job_.spec, job_.total_steps, &errors_);
     for (const std::string& warning : job_.precision.warnings()) job_.warnings.push_back(warning);
     job_.flops_per_token = FlopsPerToken(job_.spec.model(), job_.spec.training().sequence_length());
     job_.memory = EstimateMemory(job_.spec, job_.precision);
@@ -234,6 +242,7 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_resources();
   identity.clear_restart();
   identity.clear_checkpoint();
+  identity.clear_health();
   // Only a name for dimensions that are all there.
   identity.mutable_model()->clear_preset();
   return DeterministicDigest(identity);

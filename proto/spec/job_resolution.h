@@ -27,7 +27,7 @@ struct MemoryEstimate {
 
 struct ResolvedJob {
   v1::JobSpec spec;                 // every field present; model.preset kept as written
-  v1::ResolvedPrecision precision;  // one row a linear layer
+  v1::ResolvedPrecision precision;  // one row a linear layer, and what changes later
   int64_t parameters = 0;           // trainable
   int64_t total_steps = 0;
   int64_t tokens_per_step = 0;
@@ -42,8 +42,8 @@ struct ResolvedJob {
 absl::StatusOr<ResolvedJob> ResolveJob(const v1::JobSpec& spec, std::vector<FieldError>* errors);
 
 // What makes a run what it is: SHA-256, in hex, over a resolved spec without name, labels,
-// priority, resources, restart and checkpoint (and the preset's name, whose dimensions are all
-// there). A checkpoint of another digest is refused on resume.
+// priority, resources, restart, checkpoint and health (and the preset's name, whose dimensions are
+// all there). A checkpoint of another digest is refused on resume.
 std::string ConfigDigest(const v1::JobSpec& spec);
 
 struct ModelPreset {

@@ -35,6 +35,9 @@ inline constexpr int32_t kMaxBatchSize = 1 << 16;
 inline constexpr int64_t kMaxTokensPerStep = int64_t{1} << 30;
 inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
 
+inline constexpr int kMaxPrecisionOverrides = 64;
+inline constexpr int kMaxLayerPatternBytes = 128;
+
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxFailures = 1000;

@@ -49,7 +49,9 @@ const std::vector<IntegerField>& IntegerFields() {
       {"precision.version", {"-1", "2"}},
       {"precision.high_precision_blocks.first", {"-1", "5"}},
       {"precision.high_precision_blocks.last", {"-1", "5"}},
-      {"precision.hadamard_size", {"-16", "8", "32"}},
+      {"precision.hadamard_size", {"-16", "1", "8", "256"}},
+      {"precision.late_switch.step", {"-1", "0", "101"}},
+      {"health.interval", {"-1", "1000000001"}},
       {"precision.weight_block_rows", {"-1", "0", "2", "32"}},
       {"checkpoint.interval", {"-1", "1000000001"}},
       {"checkpoint.keep", {"-1", "0", "1001"}},
@@ -78,6 +80,7 @@ const std::vector<RealField>& RealFields() {
       {"optimizer.gradient_clip", {"-1", "1e7"}},
       {"optimizer.schedule.decay_fraction", {"-0.1", "1.1"}},
       {"optimizer.schedule.final_fraction", {"-0.1", "1.1"}},
+      {"precision.late_switch.token_fraction", {"-0.1", "0", "1", "1.1"}},
   };
   return *fields;
 }
@@ -119,14 +122,17 @@ TEST(MalformedSpecTest, RealNumbersOutOfRangeOrOfAnotherType) {
 }
 
 TEST(MalformedSpecTest, BoolsAndWords) {
-  for (const char* path :
-       {"model.tied_embeddings", "precision.stochastic_rounding", "precision.strict"}) {
+  for (const char* path : {"model.tied_embeddings", "precision.stochastic_rounding",
+                           "precision.strict", "precision.power_of_two_scales", "health.shadow"}) {
     for (const char* value : {"yes", "1", "\"true\"", "TRUE", "null", "[true]"}) {
       ExpectRefusedAt(path, value);
     }
   }
-  for (const char* path : {"model.family", "model.preset", "optimizer.name",
-                           "optimizer.schedule.kind", "precision.recipe", "resources.backend"}) {
+  for (const char* path :
+       {"model.family", "model.preset", "optimizer.name", "optimizer.schedule.kind",
+        "precision.recipe", "precision.hadamard_signs", "precision.four_over_six",
+        "precision.fp8_gradients", "precision.high_precision_blocks.format",
+        "precision.late_switch.recipe", "precision.late_switch.passes", "resources.backend"}) {
     for (const char* value : {"nothing", "\"\\u0000\"", "7", "true", "[a]", "{}", "\"llama \""}) {
       ExpectRefusedAt(path, value);
     }
@@ -213,9 +219,9 @@ TEST(MalformedSpecTest, UnknownFieldsAtEveryDepthNameTheNearestField) {
 }
 
 TEST(MalformedSpecTest, MessagesThatAreNoMapping) {
-  for (const char* path :
-       {"model", "data", "training", "optimizer", "optimizer.schedule", "precision",
-        "precision.high_precision_blocks", "checkpoint", "resources", "restart"}) {
+  for (const char* path : {"model", "data", "training", "optimizer", "optimizer.schedule",
+                           "precision", "precision.high_precision_blocks", "precision.late_switch",
+                           "health", "checkpoint", "resources", "restart"}) {
     for (const char* value : {"7", "word", "[1, 2]", "null", "true"}) {
       SCOPED_TRACE(absl::StrCat(path, ": ", value));
       auto values = MinimalSpec();
@@ -265,6 +271,38 @@ TEST(MalformedSpecTest, WhatIsMissingOrContradicts) {
       {{{"optimizer.schedule.kind", "wsd"}, {"optimizer.schedule.warmup_steps", "81"}},
        "optimizer.schedule.warmup_steps"},
       {{{"precision.strict", "true"}, {"model.mlp_width", "100"}}, "precision.strict"},
+      {{{"precision.power_of_two_scales", "false"}}, "precision.power_of_two_scales"},
+      {{{"precision.late_switch.recipe", "bf16"}}, "precision.late_switch.step"},
+      {{{"precision.late_switch.step", "5"}, {"precision.late_switch.token_fraction", "0.5"}},
+       "precision.late_switch.step"},
+      {{{"precision.four_over_six", "squared"}, {"precision.hadamard_products", "[fprop]"}},
+       "precision.four_over_six"},
+      {{{"precision.four_over_six", "squared"},
+        {"precision.stochastic_operands", "[fprop.weight]"}},
+       "precision.four_over_six"},
+      {{{"precision.hadamard_products", "[wgrad, wgrad]"}}, "precision.hadamard_products[1]"},
+      {{{"precision.hadamard_products", "[forward]"}}, "precision.hadamard_products[0]"},
+      {{{"precision.stochastic_operands", "[dgrad.activation]"}},
+       "precision.stochastic_operands[0]"},
+      {{{"precision.overrides", "[{format: bf16}]"}}, "precision.overrides[0].layers"},
+      {{{"precision.overrides", "[{layers: blocks.9.*, format: bf16}]"}},
+       "precision.overrides[0].layers"},
+      {{{"precision.overrides", "[{layers: \"*\", format: fp4}]"}},
+       "precision.overrides[0].format"},
+      {{{"precision.overrides", "[{layers: \"*\", products: [forward]}]"}},
+       "precision.overrides[0].products[0]"},
+      {{{"precision.overrides", "[{layers: \"*\", operands: [first]}]"}},
+       "precision.overrides[0].operands[0]"},
+      {{{"precision.overrides", "[{layers: \"*\", block_rows: 2}]"}},
+       "precision.overrides[0].block_rows"},
+      {{{"precision.overrides", "[{layers: \"*\", format: mxfp4, block_rows: 16}]"}},
+       "precision.overrides[0].block_rows"},
+      {{{"precision.overrides", "[{layers: \"*\", hadamard_size: 12}]"}},
+       "precision.overrides[0].hadamard_size"},
+      {{{"precision.overrides", "[{layers: \"*\", rounding: up}]"}},
+       "precision.overrides[0].rounding"},
+      {{{"precision.overrides", "[{layers: \"*\", format: mxfp8, rounding: stochastic}]"}},
+       "precision.overrides[0].rounding"},
       {{{"precision.strict", "true"},
         {"training.sequence_length", "3"},
         {"training.batch_size", "5"}},
@@ -324,6 +362,14 @@ TEST(MalformedSpecTest, MessagesThatDocumentsCannotWrite) {
              [&](v1::JobSpec* s) { add_unknown(s->mutable_optimizer()->mutable_schedule()); });
   refused_at("precision.high_precision_blocks", [&](v1::JobSpec* s) {
     add_unknown(s->mutable_precision()->mutable_high_precision_blocks());
+  });
+  refused_at("precision.overrides[0]",
+             [&](v1::JobSpec* s) { add_unknown(s->mutable_precision()->add_overrides()); });
+  refused_at("precision.overrides", [&](v1::JobSpec* s) {
+    for (int i = 0; i < 65; ++i) s->mutable_precision()->add_overrides()->set_layers("*");
+  });
+  refused_at("precision.late_switch.token_fraction", [&](v1::JobSpec* s) {
+    s->mutable_precision()->mutable_late_switch()->set_token_fraction(kNan);
   });
   std::vector<FieldError> errors;
   EXPECT_FALSE(ResolveJob(v1::JobSpec(), &errors).ok());

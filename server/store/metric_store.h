@@ -98,9 +98,10 @@ struct LogPage {
   int64_t corrupt_rows = 0;
 };
 
-inline constexpr int kMaxMetricNames = 1024;  // distinct, over all jobs
+// Quantisation health alone has up to 1,000 values a record, names by layer.
+inline constexpr int kMaxMetricNames = 16'384;  // distinct, over all jobs
 inline constexpr int kMaxMetricNameBytes = 64;
-inline constexpr int kMaxValuesOfRecord = 64;
+inline constexpr int kMaxValuesOfRecord = 2'048;
 inline constexpr int kMaxPoints = 10'000;
 inline constexpr int kMaxRecordsOfAppend = 10'000;
 inline constexpr int kMaxLogLineBytes = 16 * 1024;        // longer lines are cut

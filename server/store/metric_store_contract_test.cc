@@ -104,7 +104,7 @@ TEST_P(MetricStoreContractTest, BadRecordsAreRefusedWhole) {
       {Record(1, -1, {{"loss", 1}})},
       {Record(0, 1, {{"loss", 1}})},
       {Record(1, 1, {{"loss", 1}}), Record(3, 2, {{"loss", 1}})},
-      {Record(1, 1, MetricValues(65, {"loss", 1}))},
+      {Record(1, 1, MetricValues(kMaxValuesOfRecord + 1, {"loss", 1}))},
       std::vector<MetricRecord>(kMaxRecordsOfAppend + 1),
   };
   for (size_t i = 0; i < bad.size(); ++i) {
@@ -114,7 +114,8 @@ TEST_P(MetricStoreContractTest, BadRecordsAreRefusedWhole) {
   EXPECT_THAT(Read(Query()), IsEmpty());
   std::vector<MetricRecord> many;
   for (int i = 0; i <= kMaxMetricNames; ++i) {
-    many.push_back(Record(i + 1, 1, {{absl::StrCat("name", i), 1.0}}));
+    if (i % 1024 == 0) many.push_back(Record(i / 1024 + 1, 1, {}));
+    many.back().values.push_back({absl::StrCat("name", i), 1.0});
   }
   EXPECT_THAT(store_->Append(Source(1), many), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(store_->LastSequence(Source(1)).value(), 0);

@@ -7,9 +7,12 @@
 #include <prometheus/text_serializer.h>
 
 #include <exception>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/mutex.h"
 
 namespace nibble::telemetry {
@@ -96,10 +99,23 @@ constexpr JobGauge kJobGauges[] = {
     {"learning_rate", "nibble_job_learning_rate", "Learning rate of the newest step."},
     {"grad_norm", "nibble_job_gradient_norm", "Global gradient norm before clipping."},
     {"tokens_per_second", "nibble_job_tokens_per_second", "Training speed of the newest step."},
+    {"health/shadow_loss", "nibble_job_shadow_loss",
+     "Loss of a step's batch without quantisation, newest measurement, nats per token."},
 };
 
 Labels LabelsOf(const ActiveJob& job) {
   return {{"job_id", job.job_id}, {"name", job.name}, {"recipe", job.recipe}};
+}
+
+// The labels of health/<class>/<product>/<operand>/<measure>, or health/<class>/wgrad/<measure>;
+// nothing for other names.
+std::optional<Labels> HealthLabels(const std::string& name) {
+  const std::vector<std::string> parts = absl::StrSplit(name, '/');
+  if ((parts.size() != 4 && parts.size() != 5) || parts[0] != "health") return std::nullopt;
+  return Labels{{"layers", parts[1]},
+                {"product", parts[2]},
+                {"operand", parts.size() == 5 ? parts[3] : ""},
+                {"measure", parts.back()}};
 }
 
 }  // namespace
@@ -129,6 +145,7 @@ class PrometheusTelemetry::Metrics : public prometheus::Collectable {
  private:
   void CollectControlPlane(std::vector<MetricFamily>* out) const REQUIRES(mutex_);
   void CollectRpcs(std::vector<MetricFamily>* out) const REQUIRES(mutex_);
+  void CollectHealth(std::vector<MetricFamily>* out) const REQUIRES(mutex_);
   void CollectJobs(std::vector<MetricFamily>* out) const REQUIRES(mutex_);
 };
 
@@ -195,7 +212,26 @@ void PrometheusTelemetry::Metrics::CollectRpcs(std::vector<MetricFamily>* out) c
   out->push_back(std::move(total));
 }
 
+void PrometheusTelemetry::Metrics::CollectHealth(std::vector<MetricFamily>* out) const {
+  MetricFamily family =
+      Family("nibble_job_quantisation_health",
+             "What quantising does to operands and weight gradients, by class of layers; newest "
+             "measurement.",
+             MetricType::Gauge);
+  for (const auto& [id, series] : jobs_) {
+    for (const auto& [name, value] : series->values) {
+      const std::optional<Labels> health = HealthLabels(name);
+      if (!health.has_value()) continue;
+      Labels labels = LabelsOf(series->job);
+      labels.insert(labels.end(), health->begin(), health->end());
+      AddGauge(value, std::move(labels), &family);
+    }
+  }
+  out->push_back(std::move(family));
+}
+
 void PrometheusTelemetry::Metrics::CollectJobs(std::vector<MetricFamily>* out) const {
+  CollectHealth(out);
   for (const JobGauge& gauge : kJobGauges) {
     MetricFamily family = Family(gauge.metric_name, gauge.help, MetricType::Gauge);
     for (const auto& [id, series] : jobs_) {
@@ -303,7 +339,7 @@ void PrometheusTelemetry::TrainingSteps(absl::string_view job_id,
     for (const auto& [name, value] : report.values) {
       if (name == "step_seconds") {
         series.step_seconds.Observe(value);
-      } else {
+      } else if (!absl::StartsWith(name, "health/blocks.")) {  // classes of layers stand for them
         series.values[name] = value;
       }
     }

@@ -84,6 +84,26 @@ TEST(PrometheusTelemetryTest, AJobHasSeriesWhileItIsActiveOnly) {
   EXPECT_THAT(telemetry.Text(), Not(HasSubstr("j-1")));
 }
 
+TEST(PrometheusTelemetryTest, QuantisationHealthIsShownByClassOfLayers) {
+  PrometheusTelemetry telemetry;
+  telemetry.JobActive({"j-1", "bible", "nvfp4"});
+  telemetry.TrainingSteps("j-1", {{1,
+                                   {{"health/mlp.down/wgrad/gradient/underflow", 0.25},
+                                    {"health/mlp.down/wgrad/gain", 0.5},
+                                    {"health/shadow_loss", 3.5},
+                                    {"health/blocks.0.mlp.down/wgrad/gain", 0.75}}}});
+  const std::string job =
+      "nibble_job_quantisation_health{job_id=\"j-1\",name=\"bible\",recipe=\"nvfp4\",layers=\"mlp."
+      "down\",product=\"wgrad\",";
+  const std::string text = telemetry.Text();
+  EXPECT_THAT(text,
+              HasSubstr(absl::StrCat(job, "operand=\"gradient\",measure=\"underflow\"} 0.25")));
+  EXPECT_THAT(text, HasSubstr(absl::StrCat(job, "operand=\"\",measure=\"gain\"} 0.5")));
+  EXPECT_THAT(text, HasSubstr("nibble_job_shadow_loss{job_id=\"j-1\",name=\"bible\","
+                              "recipe=\"nvfp4\"} 3.5"));
+  EXPECT_THAT(text, Not(HasSubstr("blocks.0")));
+}
+
 TEST(PrometheusTelemetryTest, SeriesOfJobsAreCapped) {
   PrometheusTelemetry telemetry;
   for (int i = 0; i < kMaxJobSeries + 50; ++i) {

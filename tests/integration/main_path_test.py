@@ -27,6 +27,14 @@ class MainPathTest(unittest.TestCase):
             self.assertEqual([e["after"] for e in events],
                              ["QUEUED", "STARTING", "RUNNING", "SUCCEEDED"])
             self.assertIn("nvfp4", cluster.nibble("get", job["job_id"]).stdout)
+            # The newest checkpoint is used by the job's name, and is the directory that is listed.
+            by_name = cluster.nibble("generate", job["spec"]["name"], "--prompt", "a", "-o", "ids",
+                                     "--max-tokens", 4, "--ignore-end").stdout
+            by_path = cluster.nibble("generate", checkpoints[0]["path"], "--prompt=a", "-o", "ids",
+                                     "--max-tokens=4", "--ignore-end").stdout
+            self.assertEqual(len(by_name.split()), 4)
+            self.assertEqual(by_name, by_path)
+            self.assertEqual(cluster.nibble("generate", "no-such-job", check=False).returncode, 3)
 
     def test_jobs_run_at_once_on_their_slots_and_show_on_metrics(self):
         with Cluster(slots=2) as cluster:

@@ -122,6 +122,36 @@ TEST_P(AttentionTest, ForwardIsFp64RoundedOnce) {
   }
 }
 
+// A cache of keys: the last queries alone get what a call for all of them gets.
+TEST_P(AttentionTest, LaterQueriesAloneAreThoseOfAWholePass) {
+  for (const AttentionShape& shape : Shapes()) {
+    const auto qkv = Qkv(shape, dtype_);
+    const Attended want = AttendInFp64(shape, Widen(qkv));
+    const int64_t width = shape.heads * shape.head_size, length = shape.sequence_length;
+    for (const int64_t first : {int64_t{1}, length / 2, length - 60, length - 1}) {
+      if (first < 1) continue;
+      const int64_t queries = length - first;
+      Tensor qkv_tensor(*backend_, dtype_, shape.tokens(), shape.qkv_width(), qkv);
+      Tensor out(*backend_, dtype_, shape.sequences * queries, width);
+      Tensor log_sum_exp(*backend_, DType::kF32, shape.sequences * shape.heads, queries);
+      backend_->AttentionForward(
+          {shape, qkv_tensor.matrix(), out.matrix(), log_sum_exp.f32(), first});
+      std::vector<double> rows, sums;
+      for (int64_t s = 0; s < shape.sequences; ++s) {
+        const auto begin = want.out.begin() + s * length * width;
+        rows.insert(rows.end(), begin + first * width, begin + length * width);
+        for (int64_t h = 0; h < shape.heads; ++h) {
+          const auto of_head = want.log_sum_exp.begin() + (s * shape.heads + h) * length;
+          sums.insert(sums.end(), of_head + first, of_head + length);
+        }
+      }
+      // As ForwardIsFp64RoundedOnce.
+      ExpectRounded(out.Read(), rows, dtype_, 1e-5);
+      ExpectRounded(log_sum_exp.Read(), sums, DType::kF32, 5e-6);
+    }
+  }
+}
+
 // In FP32; how BF16 differs from it other tests say.
 class AttentionGradientTest : public ::testing::TestWithParam<const char*> {
  protected:

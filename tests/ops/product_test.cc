@@ -222,6 +222,45 @@ TEST_P(ProductTest, QuantisedWeightGradientHasUnitGainAndNoBias) {
   EXPECT_GT(std::sqrt(error), 0.15 * single);
 }
 
+double Distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(sum);
+}
+
+// What stochastic rounding is for: its error averages out over steps, that of rounding to nearest
+// stays. With the activations' own error, which no draw changes, 16 draws leave about .57 of one
+// draw's (a variance of 2.5 times theirs falling to a sixteenth).
+TEST_P(ProductTest, ErrorOfTheStochasticWeightGradientFallsOverDrawsAndThatOfNearestDoesNot) {
+  constexpr int64_t kTokens = 256, kOut = 48, kIn = 64;
+  constexpr int kDraws = 16;
+  const std::vector<float> dy = Inputs(1).Normal(DType::kBF16, kTokens * kOut, 1e-3f);
+  const std::vector<float> x = Inputs(2).Normal(DType::kBF16, kTokens * kIn);
+  Prepared exact_dy(*backend_, DType::kBF16, kTokens, kOut, dy, kBF16Format, true);
+  Prepared exact_x(*backend_, DType::kBF16, kTokens, kIn, x, kBF16Format, true);
+  const std::vector<double> exact = Product(*backend_, exact_dy.operand, exact_x.operand);
+  OperandFormat nearest = kGradientFormat;
+  nearest.rounding = Rounding::kNearest;
+  Prepared x_q(*backend_, DType::kBF16, kTokens, kIn, x, nearest, true);
+  for (const OperandFormat& format : {kGradientFormat, nearest}) {
+    std::vector<double> mean(exact.size(), 0);
+    double single = 0;
+    for (uint32_t draw = 0; draw < kDraws; ++draw) {
+      Prepared dy_q(*backend_, DType::kBF16, kTokens, kOut, dy, format, true, draw);
+      const std::vector<double> g = Product(*backend_, dy_q.operand, x_q.operand);
+      for (size_t i = 0; i < g.size(); ++i) mean[i] += g[i] / kDraws;
+      single += Distance(g, exact) / kDraws;
+    }
+    const double left = Distance(mean, exact) / single;
+    if (format.rounding == Rounding::kStochastic) {
+      EXPECT_LT(left, 0.75);
+      EXPECT_GT(left, 0.4);
+    } else {
+      EXPECT_NEAR(left, 1.0, 1e-9);  // every draw is the same
+    }
+  }
+}
+
 // Tiles are a function of the shape alone.
 TEST(ProductThreadsTest, BitsDoNotDependOnTheNumberOfThreads) {
   for (const Shape& s : {Shape{48, 80, 112}, Shape{256, 256, 512}, Shape{1040, 528, 96}}) {

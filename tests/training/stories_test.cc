@@ -107,8 +107,8 @@ class Stories {
   std::unique_ptr<model::Model> MakeModel(int64_t tokens) {
     model::ModelOptions options;
     options.config = file_.config;
-    options.linears.assign(model::LinearsOf(file_.config).size(),
-                           FormatOf(fp32_ ? Recipe::kFp32 : Recipe::kBf16));
+    options.precision = model::PrecisionPolicy(std::vector<kernels::LinearFormat>(
+        model::LinearsOf(file_.config).size(), FormatOf(fp32_ ? Recipe::kFp32 : Recipe::kBf16)));
     options.fp32_activations = fp32_;
     options.sequence_length = tokens;
     options.micro_batch_size = options.batch_size = 1;

@@ -20,9 +20,24 @@ kernels::LinearFormat FormatOf(Recipe recipe) {
                     {Format::kNvfp4, 1, 16, Rounding::kNearest}};
     return format;
   }
+  if (recipe == Recipe::kMxfp4) {
+    const OperandFormat nearest{Format::kMxfp4, 1, 0, Rounding::kNearest};
+    format.fprop = {nearest, nearest};
+    format.dgrad = {{Format::kMxfp4, 1, 0, Rounding::kStochastic}, nearest};
+    format.wgrad = {{Format::kMxfp4, 1, 16, Rounding::kStochastic},
+                    {Format::kMxfp4, 1, 16, Rounding::kNearest}};
+    return format;
+  }
   OperandFormat plain;
-  plain.format = recipe == Recipe::kFp32 ? Format::kF32 : Format::kBF16;
+  plain.format = recipe == Recipe::kFp32       ? Format::kF32
+                 : recipe == Recipe::kMxfp8    ? Format::kMxfp8
+                 : recipe == Recipe::kFp8      ? Format::kFp8
+                 : recipe == Recipe::kFp8Block ? Format::kFp8Block
+                                               : Format::kBF16;
   format.fprop = format.dgrad = format.wgrad = {plain, plain};
+  if (recipe == Recipe::kFp8Block) {
+    format.fprop.second.block_rows = format.dgrad.second.block_rows = 128;
+  }
   return format;
 }
 

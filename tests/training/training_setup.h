@@ -14,7 +14,7 @@
 
 namespace nibble::testing {
 
-enum class Recipe { kFp32, kBf16, kNvfp4 };
+enum class Recipe { kFp32, kBf16, kNvfp4, kMxfp4, kMxfp8, kFp8, kFp8Block };
 
 // Formats of one linear layer of a recipe (docs/numerics.md, section 5).
 kernels::LinearFormat FormatOf(Recipe recipe);

@@ -6,13 +6,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "base/log.h"
+#include "base/check.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 
@@ -31,28 +32,41 @@ absl::StatusOr<ManifestFile> WriteTensors(const std::string& directory, const ch
   return ManifestFile{name, writer->size_bytes(), writer->sha256()};
 }
 
-absl::StatusOr<SavedCheckpoint> WriteFiles(const std::string& directory, const TrainingState& state,
-                                           TensorSource& model, TensorSource& optimizer) {
+absl::StatusOr<ManifestFile> WriteText(const std::string& directory, const TextFile& file) {
+  NIBBLE_CHECK(IsCheckpointFile(file.name));
+  NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, file.name), file.contents));
+  return ManifestFile{file.name, static_cast<int64_t>(file.contents.size()),
+                      Sha256Hex(file.contents)};
+}
+
+absl::StatusOr<SavedCheckpoint> WriteFiles(const std::string& directory,
+                                           const CheckpointContents& contents) {
   NIBBLE_RETURN_IF_ERROR(MakeDirectories(directory));
   Manifest manifest;
-  manifest.state = state;
-  manifest.files.resize(2);
-  NIBBLE_ASSIGN_OR_RETURN(manifest.files[0], WriteTensors(directory, kModelFile, model));
-  NIBBLE_ASSIGN_OR_RETURN(manifest.files[1], WriteTensors(directory, kOptimizerFile, optimizer));
+  manifest.state = contents.state;
+  std::vector<ManifestFile>& files = manifest.files;
+  NIBBLE_ASSIGN_OR_RETURN(files.emplace_back(),
+                          WriteTensors(directory, kModelFile, *contents.model));
+  if (contents.optimizer != nullptr) {
+    NIBBLE_ASSIGN_OR_RETURN(files.emplace_back(),
+                            WriteTensors(directory, kOptimizerFile, *contents.optimizer));
+  }
+  for (const TextFile& text : contents.texts) {
+    NIBBLE_ASSIGN_OR_RETURN(files.emplace_back(), WriteText(directory, text));
+  }
   const std::string text = ManifestToJson(manifest);
   NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, kManifestFile), text));
   NIBBLE_RETURN_IF_ERROR(FsyncDirectory(directory));
   SavedCheckpoint saved;
   saved.manifest_digest = Sha256Hex(text);
   saved.size_bytes = static_cast<int64_t>(text.size());
-  for (const ManifestFile& file : manifest.files) saved.size_bytes += file.size_bytes;
+  for (const ManifestFile& file : files) saved.size_bytes += file.size_bytes;
   return saved;
 }
 
 // Puts `temporary` at `path`. Where a killed attempt left a checkpoint there, the two change places
 // in one operation, so that at no instant there is none.
-absl::Status PutInPlace(const std::string& root, const std::string& temporary,
-                        const std::string& path) {
+absl::Status PutInPlace(const std::string& temporary, const std::string& path) {
   struct stat info;
   if (lstat(path.c_str(), &info) != 0) return RenameDurably(temporary, path);
   if (renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) != 0) {
@@ -61,7 +75,7 @@ absl::Status PutInPlace(const std::string& root, const std::string& temporary,
     NIBBLE_RETURN_IF_ERROR(RemoveTree(path));
     return RenameDurably(temporary, path);
   }
-  NIBBLE_RETURN_IF_ERROR(FsyncDirectory(root));
+  NIBBLE_RETURN_IF_ERROR(FsyncDirectory(std::filesystem::path(path).parent_path().string()));
   return RemoveTree(temporary);
 }
 
@@ -70,29 +84,57 @@ absl::Status AtPath(const absl::Status& status, const std::string& path) {
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
-absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const Manifest& manifest,
-                                       absl::string_view name) {
-  const std::string path = JoinPath(directory, name);
-  const ManifestFile* expected = nullptr;
-  for (const ManifestFile& file : manifest.files) {
-    if (file.name == name) expected = &file;
-  }
-  if (expected == nullptr) {
-    return absl::DataLossError(absl::StrCat(directory, ": the manifest does not list ", name));
-  }
+// Maps a file of the manifest, its size and digest verified.
+absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestFile& expected) {
+  const std::string path = JoinPath(directory, expected.name);
   struct stat info;
   if (lstat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "open", path);
-  if (!S_ISREG(info.st_mode) || info.st_size != expected->size_bytes) {
+  if (!S_ISREG(info.st_mode) || info.st_size != expected.size_bytes) {
     return absl::DataLossError(absl::StrCat(path, " has ", info.st_size,
-                                            " bytes; the manifest has ", expected->size_bytes));
+                                            " bytes; the manifest has ", expected.size_bytes));
   }
   NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-  if (Sha256Hex(file.contents()) != expected->sha256) {
+  if (Sha256Hex(file.contents()) != expected.sha256) {
     return absl::DataLossError(absl::StrCat(path, ": its SHA-256 is not the manifest's"));
   }
+  return file;
+}
+
+absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const ManifestFile& expected) {
+  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapFile(directory, expected));
   absl::StatusOr<TensorFile> parsed = TensorFile::Parse(std::move(file));
-  if (!parsed.ok()) return AtPath(parsed.status(), path);
+  if (!parsed.ok()) return AtPath(parsed.status(), JoinPath(directory, expected.name));
   return parsed;
+}
+
+enum class Parts { kAll, kWithoutOptimizer };
+
+absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
+                                    const std::string& expected_digest, Parts parts) {
+  const std::string path = JoinPath(directory, kManifestFile);
+  absl::StatusOr<std::string> text = ReadFile(path, kMaxManifestBytes);
+  if (absl::IsResourceExhausted(text.status())) {
+    return absl::DataLossError(text.status().message());
+  }
+  if (!text.ok()) return text.status();
+  const std::string digest = Sha256Hex(*text);
+  if (!expected_digest.empty() && digest != expected_digest) {
+    return absl::DataLossError(
+        absl::StrCat(path, " has SHA-256 ", digest, "; the committed one has ", expected_digest));
+  }
+  absl::StatusOr<Manifest> manifest = ManifestFromJson(*text);
+  if (!manifest.ok()) return AtPath(manifest.status(), directory);
+  NIBBLE_ASSIGN_OR_RETURN(TensorFile model, OpenTensors(directory, *manifest->Find(kModelFile)));
+  std::optional<TensorFile> optimizer;
+  for (const ManifestFile& file : manifest->files) {
+    if (file.name == kModelFile) continue;
+    if (file.name != kOptimizerFile) {
+      NIBBLE_RETURN_IF_ERROR(MapFile(directory, file).status());
+    } else if (parts == Parts::kAll) {
+      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file));
+    }
+  }
+  return OpenCheckpoint{*std::move(manifest), digest, std::move(model), std::move(optimizer)};
 }
 
 }  // namespace
@@ -117,41 +159,49 @@ std::string CheckpointPath(const std::string& root, int64_t step) {
   return JoinPath(root, absl::StrCat(kPrefix, step));
 }
 
-absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root, const TrainingState& state,
-                                               TensorSource& model, TensorSource& optimizer) {
-  const std::string path = CheckpointPath(root, state.step);
-  const std::string temporary = absl::StrCat(path, kTemporarySuffix);
+absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root,
+                                               const CheckpointContents& contents) {
   NIBBLE_RETURN_IF_ERROR(MakeDirectories(root));
+  return SaveCheckpointAt(CheckpointPath(root, contents.state.step), contents);
+}
+
+absl::StatusOr<SavedCheckpoint> SaveCheckpointAt(const std::string& directory,
+                                                 const CheckpointContents& contents) {
+  const std::string temporary = absl::StrCat(directory, kTemporarySuffix);
   NIBBLE_RETURN_IF_ERROR(RemoveTree(temporary));
-  absl::StatusOr<SavedCheckpoint> saved = WriteFiles(temporary, state, model, optimizer);
+  absl::StatusOr<SavedCheckpoint> saved = WriteFiles(temporary, contents);
   if (!saved.ok()) {
     // A full disk must be left emptier than it was found; the first error is the one to tell.
     RemoveTree(temporary).IgnoreError();
     return saved.status();
   }
-  NIBBLE_RETURN_IF_ERROR(PutInPlace(root, temporary, path));
-  saved->path = path;
+  NIBBLE_RETURN_IF_ERROR(PutInPlace(temporary, directory));
+  saved->path = directory;
   return saved;
 }
 
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
                                              const std::string& expected_digest) {
-  const std::string path = JoinPath(directory, kManifestFile);
-  absl::StatusOr<std::string> text = ReadFile(path, kMaxManifestBytes);
-  if (absl::IsResourceExhausted(text.status())) {
-    return absl::DataLossError(text.status().message());
+  return Open(directory, expected_digest, Parts::kAll);
+}
+
+absl::StatusOr<OpenCheckpoint> OpenWeights(const std::string& directory) {
+  return Open(directory, /*expected_digest=*/"", Parts::kWithoutOptimizer);
+}
+
+absl::StatusOr<std::string> ReadCheckpointText(const std::string& directory,
+                                               const Manifest& manifest, absl::string_view name,
+                                               int64_t max_bytes) {
+  const ManifestFile* file = manifest.Find(name);
+  if (file == nullptr) {
+    return absl::NotFoundError(absl::StrCat("the checkpoint in ", directory, " has no ", name));
   }
-  if (!text.ok()) return text.status();
-  const std::string digest = Sha256Hex(*text);
-  if (!expected_digest.empty() && digest != expected_digest) {
-    return absl::DataLossError(
-        absl::StrCat(path, " has SHA-256 ", digest, "; the committed one has ", expected_digest));
+  if (file->size_bytes > max_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        JoinPath(directory, name), " has ", file->size_bytes, " bytes; at most ", max_bytes));
   }
-  absl::StatusOr<Manifest> manifest = ManifestFromJson(*text);
-  if (!manifest.ok()) return AtPath(manifest.status(), directory);
-  NIBBLE_ASSIGN_OR_RETURN(TensorFile model, OpenTensors(directory, *manifest, kModelFile));
-  NIBBLE_ASSIGN_OR_RETURN(TensorFile optimizer, OpenTensors(directory, *manifest, kOptimizerFile));
-  return OpenCheckpoint{*std::move(manifest), digest, std::move(model), std::move(optimizer)};
+  NIBBLE_ASSIGN_OR_RETURN(const MappedFile mapped, MapFile(directory, *file));
+  return std::string(mapped.contents());
 }
 
 std::vector<int64_t> ListCheckpoints(const std::string& root) {

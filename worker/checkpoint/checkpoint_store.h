@@ -1,5 +1,6 @@
-// Checkpoints as directories <root>/step-<N> with model.safetensors, optimizer.safetensors and
-// manifest.json (docs/formats/checkpoint.md).
+// Checkpoints as directories <root>/step-<N> with model.safetensors, manifest.json and, as far as
+// they are there, optimizer.safetensors, model.yaml and a tokenizer's files
+// (docs/formats/checkpoint.md).
 //
 // A directory of that name is always complete: everything is written under <root>/step-<N>.tmp,
 // fsynced, and renamed. Whether a checkpoint counts is somebody else's decision (a daemon's
@@ -9,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,10 +38,26 @@ class TensorSource {
   virtual absl::Status WriteTo(SafetensorsWriter& writer) = 0;
 };
 
+// A small file of a checkpoint, whole.
+struct TextFile {
+  std::string name;  // IsCheckpointFile
+  std::string contents;
+};
+
+struct CheckpointContents {
+  TrainingState state;
+  TensorSource* model = nullptr;
+  TensorSource* optimizer = nullptr;  // null: weights only, nothing to resume from
+  std::vector<TextFile> texts;
+};
+
 // Writes <root>/step-<state.step>, replacing what a killed attempt left there.
 // RESOURCE_EXHAUSTED: disk full (nothing is left behind); others as base/files.h says.
-absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root, const TrainingState& state,
-                                               TensorSource& model, TensorSource& optimizer);
+absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root,
+                                               const CheckpointContents& contents);
+// The same into `directory`, whatever its name.
+absl::StatusOr<SavedCheckpoint> SaveCheckpointAt(const std::string& directory,
+                                                 const CheckpointContents& contents);
 
 // One file of an opened checkpoint, mapped. Movable.
 class TensorFile {
@@ -63,7 +81,7 @@ struct OpenCheckpoint {
   Manifest manifest;
   std::string manifest_digest;
   TensorFile model;
-  TensorFile optimizer;
+  std::optional<TensorFile> optimizer;  // none where the checkpoint has weights only
 };
 
 // Opens and verifies a checkpoint directory: sizes and digests of all files, the form of both
@@ -71,6 +89,14 @@ struct OpenCheckpoint {
 // NOT_FOUND: no such directory or file. DATA_LOSS: anything in it is not what it should be.
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
                                              const std::string& expected_digest);
+// The same without the optimiser's file, which is neither opened nor verified.
+absl::StatusOr<OpenCheckpoint> OpenWeights(const std::string& directory);
+
+// A small file of an opened checkpoint. NOT_FOUND where it has none of that name; DATA_LOSS where
+// it is not what the manifest says; RESOURCE_EXHAUSTED over `max_bytes`.
+absl::StatusOr<std::string> ReadCheckpointText(const std::string& directory,
+                                               const Manifest& manifest, absl::string_view name,
+                                               int64_t max_bytes);
 
 // Steps of the complete checkpoints under `root`, newest first; empty where there is no such
 // directory. Not verified.

@@ -60,6 +60,17 @@ TrainingState StateOfStep(int64_t step) {
   return state;
 }
 
+constexpr char kDescription[] = "model:\n  width: 3\n";
+
+CheckpointContents Contents(int64_t step, TensorSource& model, TensorSource& optimizer) {
+  CheckpointContents contents;
+  contents.state = StateOfStep(step);
+  contents.model = &model;
+  contents.optimizer = &optimizer;
+  contents.texts = {{kModelDescriptionFile, kDescription}};
+  return contents;
+}
+
 class CheckpointStoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -69,8 +80,7 @@ class CheckpointStoreTest : public ::testing::Test {
   }
   SavedCheckpoint Save(int64_t step, float first = 10) {
     ThreeValues model(first), optimizer(first + 100);
-    absl::StatusOr<SavedCheckpoint> saved =
-        SaveCheckpoint(root_, StateOfStep(step), model, optimizer);
+    absl::StatusOr<SavedCheckpoint> saved = SaveCheckpoint(root_, Contents(step, model, optimizer));
     EXPECT_THAT(saved, IsOk());
     return *saved;
   }
@@ -84,19 +94,48 @@ TEST_F(CheckpointStoreTest, GivesBackWhatItSaved) {
   ASSERT_OK_AND_ASSIGN(const OpenCheckpoint opened,
                        OpenAndVerify(saved.path, saved.manifest_digest));
   EXPECT_EQ(opened.manifest.state, StateOfStep(7));
-  ASSERT_OK_AND_ASSIGN(const absl::string_view values, opened.optimizer.Values("w", {3}));
+  ASSERT_OK_AND_ASSIGN(const absl::string_view values, opened.optimizer->Values("w", {3}));
   float first = 0;
   std::memcpy(&first, values.data(), 4);
   EXPECT_EQ(first, 110);
   EXPECT_THAT(opened.model.Values("v", {3}), StatusIs(absl::StatusCode::kDataLoss));
   EXPECT_THAT(opened.model.Values("w", {1, 3}), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(*ReadCheckpointText(saved.path, opened.manifest, kModelDescriptionFile, 100),
+            kDescription);
+  EXPECT_THAT(ReadCheckpointText(saved.path, opened.manifest, kModelDescriptionFile, 5),
+              StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(ReadCheckpointText(saved.path, opened.manifest, "vocab.json", 5),
+              StatusIs(absl::StatusCode::kNotFound));
   int64_t size = 0;
-  for (const char* name : {kManifestFile, kModelFile, kOptimizerFile}) {
+  for (const char* name : {kManifestFile, kModelFile, kOptimizerFile, kModelDescriptionFile}) {
     struct stat info;
     ASSERT_EQ(stat(JoinPath(saved.path, name).c_str(), &info), 0);
     size += info.st_size;
   }
   EXPECT_EQ(saved.size_bytes, size);
+}
+
+// What an import writes: there is nothing to resume from, and the name is the user's.
+TEST_F(CheckpointStoreTest, HoldsWeightsOnlyWhereThereIsNoOptimiser) {
+  ThreeValues model(1);
+  CheckpointContents contents = Contents(0, model, model);
+  contents.optimizer = nullptr;
+  const std::string path = JoinPath(directory_->path(), "imported");
+  ASSERT_OK_AND_ASSIGN(const SavedCheckpoint saved, SaveCheckpointAt(path, contents));
+  EXPECT_EQ(saved.path, path);
+  ASSERT_OK_AND_ASSIGN(const OpenCheckpoint opened, OpenAndVerify(path, saved.manifest_digest));
+  EXPECT_FALSE(opened.optimizer.has_value());
+  EXPECT_THAT(opened.model.Values("w", {3}), IsOk());
+}
+
+// Who only reads weights need not digest the optimiser's twice as large file.
+TEST_F(CheckpointStoreTest, WeightsOpenWhateverTheOptimisersFileIs) {
+  const SavedCheckpoint saved = Save(7);
+  Overwrite(JoinPath(saved.path, kOptimizerFile), "damaged");
+  EXPECT_THAT(OpenWeights(saved.path), IsOk());
+  EXPECT_THAT(OpenAndVerify(saved.path, ""), StatusIs(absl::StatusCode::kDataLoss));
+  Overwrite(JoinPath(saved.path, kModelDescriptionFile), "damaged");
+  EXPECT_THAT(OpenWeights(saved.path), StatusIs(absl::StatusCode::kDataLoss));
 }
 
 // The manifest names no time: a killed attempt that is repeated commits the same digest.
@@ -118,7 +157,7 @@ TEST_F(CheckpointStoreTest, ReplacesWhatAKilledAttemptLeft) {
 TEST_F(CheckpointStoreTest, AFailedSaveLeavesNothingAndKeepsTheOldOne) {
   const SavedCheckpoint old = Save(7);
   ThreeValues model(1), full(2, absl::ResourceExhaustedError("disk full"));
-  EXPECT_THAT(SaveCheckpoint(root_, StateOfStep(7), model, full),
+  EXPECT_THAT(SaveCheckpoint(root_, Contents(7, model, full)),
               StatusIs(absl::StatusCode::kResourceExhausted));
   EXPECT_THAT(OpenAndVerify(old.path, old.manifest_digest), IsOk());
   ASSERT_OK_AND_ASSIGN(const std::vector<std::string> names, ListDirectory(root_));
@@ -143,7 +182,7 @@ TEST_F(CheckpointStoreTest, ListsCompleteCheckpointsOnly) {
 // Seen red with the comparison of the file's SHA-256 taken out.
 TEST_F(CheckpointStoreTest, RefusesAnyChangedByteAndAnyCut) {
   const SavedCheckpoint saved = Save(7);
-  for (const char* name : {kManifestFile, kModelFile, kOptimizerFile}) {
+  for (const char* name : {kManifestFile, kModelFile, kOptimizerFile, kModelDescriptionFile}) {
     const std::string path = JoinPath(saved.path, name);
     ASSERT_OK_AND_ASSIGN(const std::string good, ReadFile(path, 1 << 20));
     for (size_t i = 0; i < good.size(); i += 3) {

@@ -59,9 +59,7 @@ absl::StatusOr<TrainingState> StateFromJson(const Json& json) {
 
 absl::StatusOr<std::vector<ManifestFile>> FilesFromJson(const Json& json) {
   const auto list = json.find("files");
-  if (list == json.end() || !list->is_array() || list->size() != 2) {
-    return Malformed("files must be a list of two");
-  }
+  if (list == json.end() || !list->is_array()) return Malformed("files must be a list");
   std::vector<ManifestFile> files;
   std::set<std::string> names;
   for (const Json& entry : *list) {
@@ -72,13 +70,12 @@ absl::StatusOr<std::vector<ManifestFile>> FilesFromJson(const Json& json) {
     NIBBLE_ASSIGN_OR_RETURN(file.name, Text(entry, "name"));
     NIBBLE_ASSIGN_OR_RETURN(file.size_bytes, Count(entry, "size_bytes"));
     NIBBLE_ASSIGN_OR_RETURN(file.sha256, Text(entry, "sha256"));
-    if (file.name != kModelFile && file.name != kOptimizerFile) {
-      return Malformed("a file is neither model.safetensors nor optimizer.safetensors");
-    }
+    if (!IsCheckpointFile(file.name)) return Malformed("a file is none that a checkpoint holds");
     if (!names.insert(file.name).second) return Malformed("a file is listed twice");
     if (!IsDigest(file.sha256)) return Malformed("sha256 must be 64 lower-case hex digits");
     files.push_back(file);
   }
+  if (names.count(kModelFile) == 0) return Malformed("model.safetensors is not listed");
   return files;
 }
 
@@ -105,6 +102,22 @@ absl::StatusOr<Json> ParseFlat(absl::string_view text) {
 }
 
 }  // namespace
+
+bool IsCheckpointFile(absl::string_view name) {
+  for (const char* known :
+       {kModelFile, kOptimizerFile, kModelDescriptionFile, "tokenizer.bin", "tokenizer.model",
+        "tokenizer.json", "tokenizer.tiktoken", "vocab.json", "merges.txt"}) {
+    if (name == known) return true;
+  }
+  return false;
+}
+
+const ManifestFile* Manifest::Find(absl::string_view name) const {
+  for (const ManifestFile& file : files) {
+    if (file.name == name) return &file;
+  }
+  return nullptr;
+}
 
 std::string ManifestToJson(const Manifest& manifest) {
   Json json;

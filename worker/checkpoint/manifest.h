@@ -18,6 +18,12 @@ inline constexpr int64_t kMaxManifestBytes = 64 * 1024;
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kModelFile[] = "model.safetensors";
 inline constexpr char kOptimizerFile[] = "optimizer.safetensors";
+inline constexpr char kModelDescriptionFile[] = "model.yaml";
+
+// Whether a checkpoint may hold a file of this name: one of the three above, or a tokenizer's
+// ("tokenizer.bin", "tokenizer.model", "tokenizer.json", "tokenizer.tiktoken", "vocab.json",
+// "merges.txt").
+bool IsCheckpointFile(absl::string_view name);
 
 // Where a run stands. Random numbers need no state of their own: they are functions of seed and
 // step.
@@ -43,12 +49,15 @@ struct ManifestFile {
 struct Manifest {
   TrainingState state;
   std::vector<ManifestFile> files;
+
+  // Null where the checkpoint has no such file.
+  const ManifestFile* Find(absl::string_view name) const;
 };
 
 std::string ManifestToJson(const Manifest& manifest);
 
 // DATA_LOSS: not such a document: malformed, unknown version, a missing, repeated, unknown or
-// wrong field, a file name that is not one of the two above. Never trusts the text.
+// wrong field, a file that no checkpoint holds, no model.safetensors. Never trusts the text.
 absl::StatusOr<Manifest> ManifestFromJson(absl::string_view text);
 
 }  // namespace nibble::checkpoint

@@ -45,12 +45,12 @@ struct SafetensorsHeader {
 // its range's (products are checked), ranges that overlap, leave holes or do not end with the file.
 absl::StatusOr<SafetensorsHeader> ParseSafetensors(absl::string_view file);
 
-// Writes one file of FP32 tensors from front to back, without holding it in memory, and digests it
-// on the way. Not thread-safe.
+// Writes one file of tensors from front to back, without holding it in memory, and digests it on
+// the way. Not thread-safe.
 class SafetensorsWriter {
  public:
-  // Creates `path`, which must not exist, and writes the header. `tensors` give name and shape; the
-  // data follow in their order.
+  // Creates `path`, which must not exist, and writes the header. `tensors` give name, shape and
+  // dtype ("F32", "F16", "BF16"; empty: F32); the data follow in their order.
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, const std::vector<TensorInfo>& tensors);
   ~SafetensorsWriter();
@@ -59,6 +59,8 @@ class SafetensorsWriter {
 
   // The next `count` values. RESOURCE_EXHAUSTED: disk full.
   absl::Status Append(const float* values, int64_t count);
+  // The next bytes of values of any type.
+  absl::Status AppendBytes(absl::string_view bytes);
   // After the last value: fsync and close. REQUIRES: every value was appended.
   absl::Status Finish();
 

@@ -18,10 +18,11 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
   header["__metadata__"] = {{"format", "pt"}};
   uint64_t offset = 0;
   for (const TensorInfo& tensor : tensors) {
-    uint64_t bytes = sizeof(float);
+    const std::string dtype = tensor.dtype.empty() ? "F32" : tensor.dtype;
+    uint64_t bytes = dtype == "F32" ? 4 : 2;
     for (int64_t dimension : tensor.shape) bytes *= static_cast<uint64_t>(dimension);
     header[tensor.name] = {
-        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes}}};
+        {"dtype", dtype}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes}}};
     offset += bytes;
   }
   std::string text = header.dump();
@@ -57,10 +58,14 @@ absl::Status SafetensorsWriter::Write(absl::string_view bytes) {
 }
 
 absl::Status SafetensorsWriter::Append(const float* values, int64_t count) {
-  const uint64_t bytes = static_cast<uint64_t>(count) * sizeof(float);
-  NIBBLE_CHECK(bytes <= remaining_bytes_);
-  remaining_bytes_ -= bytes;
-  return Write(absl::string_view(reinterpret_cast<const char*>(values), bytes));
+  return AppendBytes(absl::string_view(reinterpret_cast<const char*>(values),
+                                       static_cast<size_t>(count) * sizeof(float)));
+}
+
+absl::Status SafetensorsWriter::AppendBytes(absl::string_view bytes) {
+  NIBBLE_CHECK(bytes.size() <= remaining_bytes_);
+  remaining_bytes_ -= bytes.size();
+  return Write(bytes);
 }
 
 absl::Status SafetensorsWriter::Finish() {

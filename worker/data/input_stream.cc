@@ -1,5 +1,6 @@
 #include "worker/data/input_stream.h"
 
+#include <bzlib.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -169,6 +170,52 @@ class ZstdStream : public InputStream {
   bool frame_done_ = false;
 };
 
+// One or more bzip2 streams. The format's own limit bounds the decoder's memory: 3.7 MB.
+class Bzip2Stream : public InputStream {
+ public:
+  explicit Bzip2Stream(std::unique_ptr<RawFile> file) : file_(std::move(file)) {}
+  ~Bzip2Stream() override { BZ2_bzDecompressEnd(&stream_); }
+
+  absl::Status Init() {
+    if (BZ2_bzDecompressInit(&stream_, /*verbosity=*/0, /*small=*/0) != BZ_OK) {
+      return absl::ResourceExhaustedError("bzip2 is out of memory");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<size_t> Read(char* buffer, size_t size) override {
+    while (true) {
+      NIBBLE_ASSIGN_OR_RETURN(const bool more, file_->Fill());
+      if (!more && between_streams_) return size_t{0};
+      const absl::string_view in = file_->buffered();
+      stream_.next_in = const_cast<char*>(in.data());
+      stream_.avail_in = static_cast<unsigned>(in.size());
+      stream_.next_out = buffer;
+      stream_.avail_out = static_cast<unsigned>(size);
+      const int result = BZ2_bzDecompress(&stream_);
+      if (result != BZ_OK && result != BZ_STREAM_END) {
+        return file_->Damaged("damaged bzip2 data");
+      }
+      file_->Consume(in.size() - stream_.avail_in);
+      const size_t produced = size - stream_.avail_out;
+      between_streams_ = result == BZ_STREAM_END;
+      if (between_streams_) {
+        BZ2_bzDecompressEnd(&stream_);
+        stream_ = {};
+        NIBBLE_RETURN_IF_ERROR(Init());
+      }
+      if (produced > 0) return produced;
+      if (!more && !between_streams_) return file_->Damaged("the bzip2 data ends too early");
+    }
+  }
+  int64_t file_bytes_read() const override { return file_->consumed(); }
+
+ private:
+  std::unique_ptr<RawFile> file_;
+  bz_stream stream_ = {};
+  bool between_streams_ = false;
+};
+
 template <typename Stream>
 absl::StatusOr<std::unique_ptr<InputStream>> MakeStream(std::unique_ptr<RawFile> file) {
   auto stream = std::make_unique<Stream>(std::move(file));
@@ -195,6 +242,10 @@ absl::StatusOr<std::unique_ptr<InputStream>> InputStream::Open(const std::string
   }
   if (start.substr(0, 4) == absl::string_view("\x28\xb5\x2f\xfd", 4)) {
     return MakeStream<ZstdStream>(std::move(file));
+  }
+  // "BZh", the size of a block, and the mark of one.
+  if (start.substr(0, 3) == "BZh" && start.size() > 10 && start.substr(4, 6) == "1AY&SY") {
+    return MakeStream<Bzip2Stream>(std::move(file));
   }
   return std::unique_ptr<InputStream>(std::make_unique<PlainStream>(std::move(file)));
 }

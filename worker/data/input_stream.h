@@ -1,4 +1,4 @@
-// A file's text: plain, gzip or Zstandard, told by its first bytes. Internal to worker/data.
+// A file's text: plain, gzip, bzip2 or Zstandard, told by its first bytes.
 #ifndef WORKER_DATA_INPUT_STREAM_H_
 #define WORKER_DATA_INPUT_STREAM_H_
 

@@ -29,7 +29,7 @@ enum class SplitMethod {
 };
 
 struct PrepareOptions {
-  // Files, in order: plain, gzip or Zstandard, told by their first bytes. At least one.
+  // Files, in order: plain, gzip, bzip2 or Zstandard, told by their first bytes. At least one.
   std::vector<std::string> inputs;
   InputFormat format = InputFormat::kAuto;
   std::string json_field = "text";

@@ -18,7 +18,7 @@ namespace {
 // A failure's message goes on to the daemon, which keeps it with the job.
 constexpr size_t kMaxFailureMessageBytes = 4096;
 
-void AddFinite(const char* name, double value, v1::MetricRecord* record) {
+void AddFinite(const std::string& name, double value, v1::MetricRecord* record) {
   // The daemon refuses NaN and infinities; a run whose loss is not finite ends by itself.
   if (std::isfinite(value)) (*record->mutable_values())[name] = value;
 }
@@ -165,6 +165,7 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
     AddFinite("validation_loss", step.validation_loss, record);
     AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
   }
+  for (const auto& [name, value] : step.health) AddFinite(name, value, record);
   return Send(report);
 }
 

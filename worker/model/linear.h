@@ -6,7 +6,9 @@
 
 #include "kernels/backend.h"
 #include "worker/model/arena.h"
+#include "worker/model/linear_probe.h"
 #include "worker/model/model_config.h"
+#include "worker/model/precision_policy.h"
 
 namespace nibble::model {
 
@@ -29,8 +31,9 @@ struct LinearWorkspaceBytes {
 // that the split into micro-batches does not change what is drawn.
 struct TokenRange {
   int64_t first_token = 0;
-  int64_t total_tokens = 0;  // of the step
-  uint32_t step = 0;         // from 0
+  int64_t total_tokens = 0;      // of the step
+  uint32_t step = 0;             // from 0
+  LinearProbe* probe = nullptr;  // hears of every operand of a training pass; may be null
 };
 
 struct LinearBackwardArgs {
@@ -45,10 +48,11 @@ struct LinearBackwardArgs {
 // micro-batch. Not thread-safe.
 class LinearLayer {
  public:
-  // `index`: the layer's number in forward order, part of the random keys. `high_precision`: the
-  // format of both operands in evaluation. `backend` outlives it.
+  // `index`: the layer's number in forward order, in `precision` and in the random keys.
+  // `high_precision`: the format of both operands in evaluation. `backend` and `precision` outlive
+  // it.
   LinearLayer(kernels::Backend& backend, int index, uint64_t seed, LinearShape shape,
-              const kernels::LinearFormat& training, const kernels::OperandFormat& high_precision);
+              const PrecisionPolicy& precision, const kernels::OperandFormat& high_precision);
 
   // Takes storage for the prepared weights.
   void Plan(Arena& arena);
@@ -56,7 +60,7 @@ class LinearLayer {
   LinearWorkspaceBytes WorkspaceBytes(int64_t tokens, kernels::DType activations) const;
 
   // Which of the two that PrepareWeights takes.
-  kernels::DType WeightType(PassKind pass) const;
+  kernels::DType WeightType(PassKind pass, uint32_t step) const;
   // `weight` [out, in]: the BF16 copy or the FP32 master weights; unchanged while the operands are
   // used. For kEvaluation only Forward may follow.
   void PrepareWeights(const kernels::Matrix& weight, PassKind pass, uint32_t step);
@@ -78,11 +82,13 @@ class LinearLayer {
   const int index_;
   const uint64_t seed_;
   const LinearShape shape_;
-  const kernels::LinearFormat training_;
+  const PrecisionPolicy& precision_;
   const kernels::OperandFormat high_precision_;
+  const kernels::LinearFormat* training_;  // of the step that the weights are prepared for
   PassKind pass_ = PassKind::kTraining;
   void* weight_storage_ = nullptr;
   void* transposed_storage_ = nullptr;
+  kernels::OperandRequest weight_request_, transposed_request_;
   kernels::Operand weight_;      // [out, in]
   kernels::Operand transposed_;  // [in, out]
 };

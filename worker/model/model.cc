@@ -15,7 +15,8 @@ using kernels::Matrix;
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(const ModelOptions& options, Weights& weights,
                                                      kernels::Backend& backend) {
-  NIBBLE_CHECK(options.linears.size() == LinearsOf(options.config).size());
+  NIBBLE_CHECK(options.precision.layers() ==
+               static_cast<int64_t>(LinearsOf(options.config).size()));
   NIBBLE_CHECK(options.micro_batch_size > 0 && options.batch_size % options.micro_batch_size == 0);
   NIBBLE_CHECK(options.sequence_length > 0);
   NIBBLE_CHECK(!options.config.learned_positions() ||
@@ -51,7 +52,7 @@ void Model::MakeBranches() {
       return Projection(
           context_,
           LinearLayer(backend_, static_cast<int>(index), options_.seed, linears[index].shape,
-                      options_.linears[index], context_.high_precision()),
+                      options_.precision, context_.high_precision()),
           linear);
     };
     Projection in = projection(2 * b, parameters.in);
@@ -159,7 +160,7 @@ void Model::PrepareWeights(PassKind pass, uint32_t step) {
 }
 
 TokenRange Model::RangeOf(const MicroBatch& batch) const {
-  return TokenRange{batch.first_token, step_tokens(), batch.step};
+  return TokenRange{batch.first_token, step_tokens(), batch.step, batch.probe};
 }
 
 void Model::ForwardBranches(const int32_t* inputs, const TokenRange& tokens) {

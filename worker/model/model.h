@@ -26,8 +26,7 @@ namespace nibble::model {
 struct ModelOptions {
   ModelConfig config;
   uint64_t seed = 0;
-  // Training formats of LinearsOf(config), in that order.
-  std::vector<kernels::LinearFormat> linears;
+  PrecisionPolicy precision;  // training formats of LinearsOf(config), in that order
   bool fp32_activations = false;
   int64_t sequence_length = 0;
   int64_t micro_batch_size = 0;  // sequences
@@ -36,11 +35,12 @@ struct ModelOptions {
 
 // Device pointers of one micro-batch; N = micro_batch_size * sequence_length.
 struct MicroBatch {
-  const int32_t* inputs;    // [N]
-  const int32_t* targets;   // [N]; < 0: no loss
-  float* losses;            // [N] out, nats
-  int64_t first_token = 0;  // of this micro-batch within the step
-  uint32_t step = 0;        // from 0
+  const int32_t* inputs;         // [N]
+  const int32_t* targets;        // [N]; < 0: no loss
+  float* losses;                 // [N] out, nats
+  int64_t first_token = 0;       // of this micro-batch within the step
+  uint32_t step = 0;             // from 0
+  LinearProbe* probe = nullptr;  // TokenRange::probe
 };
 
 // Not thread-safe.

@@ -3,9 +3,7 @@
 #include "base/check.h"
 
 namespace nibble::model {
-namespace {
 
-// REQUIRES: not a gated one.
 kernels::Activation PlainActivation(MlpActivation activation) {
   switch (activation) {
     case MlpActivation::kSquaredRelu:
@@ -19,8 +17,6 @@ kernels::Activation PlainActivation(MlpActivation activation) {
   }
   NIBBLE_CHECK(false);
 }
-
-}  // namespace
 
 using kernels::Matrix;
 
@@ -58,8 +54,8 @@ void NormPart::Backward(const Matrix& d_normed, const Matrix& d_residual) {
 }
 
 void Projection::PrepareWeights(PassKind pass, uint32_t step) {
-  layer_.PrepareWeights(context_.weights.MatrixOf(parameters_.weight, layer_.WeightType(pass)),
-                        pass, step);
+  layer_.PrepareWeights(
+      context_.weights.MatrixOf(parameters_.weight, layer_.WeightType(pass, step)), pass, step);
 }
 
 void Projection::Forward(const Matrix& x, const Matrix& y, const TokenRange& tokens) {

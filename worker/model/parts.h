@@ -37,6 +37,9 @@ struct PartsContext {
   }
 };
 
+// The operator of an MLP without a gate. REQUIRES: not kSwiGlu.
+kernels::Activation PlainActivation(MlpActivation activation);
+
 // A norm and the residual addition before it. Keeps what it normalised and what came out.
 class NormPart {
  public:

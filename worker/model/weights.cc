@@ -83,11 +83,14 @@ void FillInitialValues(uint64_t seed, int index, const InitialDistribution& init
 
 absl::StatusOr<std::unique_ptr<Weights>> Weights::Create(const ParameterTable& table,
                                                          bool bf16_copy,
-                                                         kernels::Backend& backend) {
+                                                         kernels::Backend& backend,
+                                                         WeightsUse use) {
   std::unique_ptr<Weights> weights(new Weights(table, backend));
   const int64_t size = table.flat_size();
   NIBBLE_ASSIGN_OR_RETURN(weights->master_, backend.Allocate(size * 4));
-  NIBBLE_ASSIGN_OR_RETURN(weights->gradients_, backend.Allocate(size * 4));
+  if (use == WeightsUse::kTraining) {
+    NIBBLE_ASSIGN_OR_RETURN(weights->gradients_, backend.Allocate(size * 4));
+  }
   if (bf16_copy) {
     NIBBLE_ASSIGN_OR_RETURN(weights->bf16_, backend.Allocate(size * 2));
   }

@@ -30,13 +30,17 @@ float InitialValue(uint64_t seed, int index, int64_t element, double std);
 void FillInitialValues(uint64_t seed, int index, const InitialDistribution& initial, int64_t first,
                        int64_t count, float* out);
 
+// kInference: no gradients are kept.
+enum class WeightsUse { kTraining, kInference };
+
 // Not thread-safe.
 class Weights {
  public:
   // All zeros. `bf16_copy`: keep a BF16 cast of the master weights for products. RESOURCE_EXHAUSTED
   // where the device has no such memory. `table` and `backend` outlive it.
   static absl::StatusOr<std::unique_ptr<Weights>> Create(const ParameterTable& table,
-                                                         bool bf16_copy, kernels::Backend& backend);
+                                                         bool bf16_copy, kernels::Backend& backend,
+                                                         WeightsUse use = WeightsUse::kTraining);
 
   // Every parameter from its distribution, normal ones as InitialValue says. The BF16 copy
   // follows.
@@ -46,6 +50,7 @@ class Weights {
 
   const ParameterTable& table() const { return table_; }
   float* master() const { return static_cast<float*>(master_->data()); }
+  // REQUIRES: made for training.
   float* gradients() const { return static_cast<float*>(gradients_->data()); }
   // Null without a BF16 copy.
   void* bf16() const { return bf16_ ? bf16_->data() : nullptr; }

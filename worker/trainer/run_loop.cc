@@ -44,6 +44,7 @@ class Loop {
     report.loss = step.loss;
     report.learning_rate = step.learning_rate;
     report.grad_norm = step.grad_norm;
+    report.health = step.health;
     const bool last = trainer_.step() == config_.steps;
     if (parts_.validation != nullptr && (last || Every(config_.validation_interval))) {
       NIBBLE_RETURN_IF_ERROR(Validate());

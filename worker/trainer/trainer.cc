@@ -13,17 +13,16 @@ namespace {
 
 bool NeedsBf16Weights(const TrainingConfig& config) {
   if (!config.fp32_activations) return true;
-  for (const LinearPrecision& linear : config.linears) {
-    if (linear.format.fprop.second.format != kernels::Format::kF32) return true;
-  }
-  return false;
+  return PrecisionOf(config).Any([](const kernels::LinearFormat& format) {
+    return format.fprop.second.format != kernels::Format::kF32;
+  });
 }
 
 model::ModelOptions ModelOptions(const TrainingConfig& config) {
   model::ModelOptions options;
   options.config = config.model;
   options.seed = config.seed;
-  for (const LinearPrecision& linear : config.linears) options.linears.push_back(linear.format);
+  options.precision = PrecisionOf(config);
   options.fp32_activations = config.fp32_activations;
   options.sequence_length = config.sequence_length;
   options.micro_batch_size = config.micro_batch_size;
@@ -68,8 +67,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainingConfig& c
 absl::Status Trainer::AllocateState() {
   NIBBLE_ASSIGN_OR_RETURN(weights_,
                           model::Weights::Create(table_, NeedsBf16Weights(config_), backend_));
-  NIBBLE_ASSIGN_OR_RETURN(model_,
-                          model::Model::Create(ModelOptions(config_), *weights_, backend_));
+  NIBBLE_ASSIGN_OR_RETURN(model_, model::Model::Create(ModelOptions(config_), *weights_, backend_));
   optimizer::FlatParameters flat;
   flat.size = table_.flat_size();
   flat.decay_size = table_.decay_size();
@@ -84,6 +82,11 @@ absl::Status Trainer::AllocateState() {
   host_inputs_.resize(tokens);
   host_targets_.resize(tokens);
   host_losses_.resize(model_->step_tokens());
+  if (config_.health.interval > 0) {
+    std::vector<std::string> layers;
+    for (const LinearPrecision& linear : config_.linears) layers.push_back(linear.layer);
+    health_ = std::make_unique<QuantisationHealth>(backend_, layers);
+  }
   return absl::OkStatus();
 }
 
@@ -101,7 +104,7 @@ absl::Status Trainer::ReadTrainBatch(int64_t micro_batch) {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::EnqueueStep(double learning_rate) {
+absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* probe) {
   const uint32_t step = static_cast<uint32_t>(state_.step);
   float* losses = static_cast<float*>(losses_->data());
   model_->PrepareWeights(model::PassKind::kTraining, step);
@@ -113,9 +116,11 @@ absl::Status Trainer::EnqueueStep(double learning_rate) {
        i += parts_.communicator->size()) {
     NIBBLE_RETURN_IF_ERROR(ReadTrainBatch(i));
     const int64_t first_token = i * model_->micro_batch_tokens();
+    // One micro-batch is sample enough.
     model_->ForwardBackward({static_cast<const int32_t*>(inputs_->data()),
                              static_cast<const int32_t*>(targets_->data()), losses + first_token,
-                             first_token, step});
+                             first_token, step,
+                             i == parts_.communicator->rank() ? probe : nullptr});
   }
   NIBBLE_RETURN_IF_ERROR(
       parts_.communicator->AllReduceSum(weights_->gradients(), table_.flat_size()));
@@ -133,13 +138,33 @@ absl::StatusOr<double> Trainer::MeanOfLosses(int64_t losses, int64_t tokens) {
   return sum / static_cast<double>(tokens);
 }
 
+absl::StatusOr<double> Trainer::ShadowLoss() {
+  model_->PrepareWeights(model::PassKind::kEvaluation, static_cast<uint32_t>(state_.step));
+  float* losses = static_cast<float*>(losses_->data());
+  backend_.Zero(losses, model_->step_tokens() * 4);
+  for (int64_t i = parts_.communicator->rank(); i < config_.batch_size / config_.micro_batch_size;
+       i += parts_.communicator->size()) {
+    NIBBLE_RETURN_IF_ERROR(ReadTrainBatch(i));
+    model_->Forward({static_cast<const int32_t*>(inputs_->data()),
+                     static_cast<const int32_t*>(targets_->data()),
+                     losses + i * model_->micro_batch_tokens()});
+  }
+  NIBBLE_RETURN_IF_ERROR(parts_.communicator->AllReduceSum(losses, model_->step_tokens()));
+  return MeanOfLosses(model_->step_tokens(), model_->step_tokens());
+}
+
 absl::StatusOr<StepResult> Trainer::Step() {
   NIBBLE_CHECK(state_.step < config_.steps);
   StepResult result;
   result.learning_rate =
       config_.optimizer.learning_rate *
       optimizer::LearningRateFactor(config_.schedule, state_.step + 1, config_.steps);
-  NIBBLE_RETURN_IF_ERROR(EnqueueStep(result.learning_rate));
+  const bool measured = health_ != nullptr && (state_.step + 1) % config_.health.interval == 0;
+  if (measured && config_.health.shadow) {
+    NIBBLE_ASSIGN_OR_RETURN(result.health["health/shadow_loss"], ShadowLoss());
+  }
+  NIBBLE_RETURN_IF_ERROR(EnqueueStep(result.learning_rate, measured ? health_.get() : nullptr));
+  if (measured) NIBBLE_RETURN_IF_ERROR(health_->Take(&result.health));
   backend_.CopyToHost(&host_grad_norm_, optimizer_->gradient_norm(), 4);
   NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), model_->step_tokens()));
   result.grad_norm = host_grad_norm_;

@@ -5,6 +5,7 @@
 #define WORKER_TRAINER_TRAINER_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "worker/model/model.h"
 #include "worker/model/weights.h"
 #include "worker/optimizer/adamw.h"
+#include "worker/trainer/quantisation_health.h"
 #include "worker/trainer/training_config.h"
 
 namespace nibble::trainer {
@@ -34,6 +36,9 @@ struct StepResult {
   double loss = 0;  // nats per token, mean over the step
   double learning_rate = 0;
   double grad_norm = 0;  // before clipping
+  // Where the step was measured: what QuantisationHealth::Take says, and health/shadow_loss (nats
+  // per token of the step's batch at the same weights, without quantisation) where asked for.
+  std::map<std::string, double> health;
 };
 
 struct Evaluation {
@@ -59,8 +64,8 @@ class Trainer {
   absl::Status Restore(const std::string& directory, const std::string& manifest_digest);
   absl::StatusOr<checkpoint::SavedCheckpoint> Save();
 
-  // One update. Allocates nothing. OUT_OF_RANGE, naming the step, where loss or gradient norm is
-  // not finite; the state is lost then. REQUIRES: step() < config.steps.
+  // One update. Allocates nothing unless the step is measured. OUT_OF_RANGE, naming the step, where
+  // loss or gradient norm is not finite; the state is lost then. REQUIRES: step() < config.steps.
   absl::StatusOr<StepResult> Step();
   // Mean loss over the first config.validation_sequences sequences of the validation split,
   // computed without quantisation. REQUIRES: parts.validation.
@@ -84,7 +89,9 @@ class Trainer {
   absl::Status AllocateState();
   absl::Status ReadTrainBatch(int64_t micro_batch);
   absl::Status ReadValidationBatch(int64_t first_sequence, int64_t sequences);
-  absl::Status EnqueueStep(double learning_rate);
+  absl::Status EnqueueStep(double learning_rate, model::LinearProbe* probe);
+  // Mean loss of the coming step's batch in high precision.
+  absl::StatusOr<double> ShadowLoss();
   absl::StatusOr<double> MeanOfLosses(int64_t losses, int64_t tokens);
   absl::Status LoadFlat(const checkpoint::TensorFile& file, const std::string& suffix,
                         float* device) const;
@@ -96,6 +103,7 @@ class Trainer {
   std::unique_ptr<model::Weights> weights_;
   std::unique_ptr<model::Model> model_;
   std::unique_ptr<optimizer::AdamW> optimizer_;
+  std::unique_ptr<QuantisationHealth> health_;  // null: never measured
   checkpoint::TrainingState state_;
 
   // One micro-batch of tokens, and the losses of a whole step.

@@ -97,7 +97,7 @@ absl::Status Trainer::LoadFlat(const checkpoint::TensorFile& file, const std::st
 absl::Status Trainer::InitialiseFrom(const std::string& directory) {
   NIBBLE_RETURN_IF_ERROR(Initialise());
   NIBBLE_ASSIGN_OR_RETURN(const checkpoint::OpenCheckpoint opened,
-                          checkpoint::OpenAndVerify(directory, /*expected_digest=*/""));
+                          checkpoint::OpenWeights(directory));
   const absl::Status loaded = LoadFlat(opened.model, "", weights_->master());
   if (!loaded.ok() || opened.model.header().tensors.size() != table_.parameters().size()) {
     return absl::FailedPreconditionError(absl::StrCat("training.init_from: ", directory,
@@ -111,6 +111,11 @@ absl::Status Trainer::InitialiseFrom(const std::string& directory) {
 absl::Status Trainer::Restore(const std::string& directory, const std::string& manifest_digest) {
   NIBBLE_ASSIGN_OR_RETURN(const checkpoint::OpenCheckpoint opened,
                           checkpoint::OpenAndVerify(directory, manifest_digest));
+  if (!opened.optimizer.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the checkpoint in ", directory,
+                     " has no optimiser state: train on from it with training.init_from"));
+  }
   const checkpoint::TrainingState& saved = opened.manifest.state;
   if (saved.config_digest != config_.config_digest || saved.seed != config_.seed) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -128,9 +133,9 @@ absl::Status Trainer::Restore(const std::string& directory, const std::string& m
   }
   NIBBLE_RETURN_IF_ERROR(LoadFlat(opened.model, "", weights_->master()));
   NIBBLE_RETURN_IF_ERROR(
-      LoadFlat(opened.optimizer, kFirstMomentSuffix, optimizer_->first_moment()));
+      LoadFlat(*opened.optimizer, kFirstMomentSuffix, optimizer_->first_moment()));
   NIBBLE_RETURN_IF_ERROR(
-      LoadFlat(opened.optimizer, kSecondMomentSuffix, optimizer_->second_moment()));
+      LoadFlat(*opened.optimizer, kSecondMomentSuffix, optimizer_->second_moment()));
   weights_->RefreshBf16();
   state_ = saved;
   return backend_.Synchronize();
@@ -141,7 +146,14 @@ absl::StatusOr<checkpoint::SavedCheckpoint> Trainer::Save() {
   FlatTensors moments(backend_, table_,
                       {{optimizer_->first_moment(), kFirstMomentSuffix},
                        {optimizer_->second_moment(), kSecondMomentSuffix}});
-  return checkpoint::SaveCheckpoint(config_.output_directory, state_, model, moments);
+  checkpoint::CheckpointContents contents;
+  contents.state = state_;
+  contents.model = &model;
+  contents.optimizer = &moments;
+  if (!config_.model_description.empty()) {
+    contents.texts.push_back({checkpoint::kModelDescriptionFile, config_.model_description});
+  }
+  return checkpoint::SaveCheckpoint(config_.output_directory, contents);
 }
 
 absl::StatusOr<std::string> Trainer::Digest() {

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/operand_format.h"
 #include "worker/model/model_config.h"
+#include "worker/model/precision_policy.h"
 #include "worker/optimizer/optimizer_config.h"
 
 namespace nibble::trainer {
@@ -24,13 +26,22 @@ using ScheduleKind = optimizer::ScheduleKind;
 using ScheduleConfig = optimizer::ScheduleConfig;
 using AdamWConfig = optimizer::AdamWConfig;
 
+// Measurements of quantisation_health.h; they change nothing of the training.
+struct HealthConfig {
+  int64_t interval = 0;  // steps; 0: none
+  // Also the loss of the step's batch without quantisation, at the same weights.
+  bool shadow = false;
+};
+
 struct TrainingConfig {
   uint64_t seed = 0;
   ModelConfig model;
   // Activations between operators: BF16, or FP32 where the recipe is fp32.
   bool fp32_activations = false;
-  std::vector<LinearPrecision> linears;  // as model::LinearsOf(model)
-  std::string data_directory;            // absolute
+  std::vector<LinearPrecision> linears;  // as model::LinearsOf(model), from step 0 on
+  // Later formats of the same layers, all of them; steps count from 0 and rise.
+  std::vector<model::PrecisionPhase> later_precision;
+  std::string data_directory;  // absolute
   int64_t steps = 0;
   int64_t sequence_length = 0;
   int64_t batch_size = 0;        // sequences a step
@@ -39,6 +50,7 @@ struct TrainingConfig {
   int64_t validation_sequences = 0;  // 0: all
   AdamWConfig optimizer;
   ScheduleConfig schedule;
+  HealthConfig health;
   int64_t checkpoint_interval = 0;  // 0: only at the end and on pause
   std::string output_directory;     // absolute; checkpoints in <output_directory>/step-<N>
   std::string resume_from;          // checkpoint directory, empty for none
@@ -46,10 +58,20 @@ struct TrainingConfig {
   std::string init_from;            // checkpoint directory: weights only
   std::string backend = "cpu";      // "cpu" or "reference"
   int threads = 0;                  // 0: all processors
-  // SHA-256 of the resolved spec without name, labels, priority, resources and restart: a
+  // SHA-256 of the resolved spec without name, labels, priority, resources, restart and health: a
   // checkpoint of another configuration is refused on resume.
   std::string config_digest;
+  // Text of model.yaml, which every checkpoint carries (docs/formats/checkpoint.md); empty: none.
+  std::string model_description;
 };
+
+// `linears` and `later_precision` by layer and step.
+inline model::PrecisionPolicy PrecisionOf(const TrainingConfig& config) {
+  std::vector<model::PrecisionPhase> phases(1);
+  for (const LinearPrecision& linear : config.linears) phases[0].linears.push_back(linear.format);
+  phases.insert(phases.end(), config.later_precision.begin(), config.later_precision.end());
+  return model::PrecisionPolicy(std::move(phases));
+}
 
 }  // namespace nibble::trainer
 

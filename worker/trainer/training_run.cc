@@ -17,15 +17,16 @@ absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObse
   options.threads = config.threads;
   NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
                           kernels::CreateBackend(config.backend, options));
-  for (const LinearPrecision& linear : config.linears) {
-    for (const kernels::ProductFormat& product :
-         {linear.format.fprop, linear.format.dgrad, linear.format.wgrad}) {
-      if (backend->Supports(product.first) == kernels::Support::kUnsupported ||
-          backend->Supports(product.second) == kernels::Support::kUnsupported) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "backend ", config.backend, " has no product of the formats of ", linear.layer));
-      }
-    }
+  const auto unsupported = [&](const kernels::OperandFormat& format) {
+    return backend->Supports(format) == kernels::Support::kUnsupported;
+  };
+  if (PrecisionOf(config).Any([&](const kernels::LinearFormat& format) {
+        return unsupported(format.fprop.first) || unsupported(format.fprop.second) ||
+               unsupported(format.dgrad.first) || unsupported(format.dgrad.second) ||
+               unsupported(format.wgrad.first) || unsupported(format.wgrad.second);
+      })) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "backend ", config.backend, " has no products of some formats of the precision policy"));
   }
   NIBBLE_ASSIGN_OR_RETURN(
       const std::unique_ptr<data::DataSource> train,

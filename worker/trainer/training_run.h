@@ -23,6 +23,7 @@ struct StepReport {
   bool has_validation = false;  // a validation was made after this step
   double validation_loss = 0;
   double validation_bits_per_byte = 0;
+  std::map<std::string, double> health;  // StepResult::health
 };
 
 struct CheckpointReport {

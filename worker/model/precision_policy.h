@@ -1,0 +1,68 @@
+// Which formats the products of each linear layer have at each step of a run: the only place that
+// answers (layer, product, step). What the formats of a recipe are was resolved before
+// (proto/spec); nothing here knows a recipe's name.
+#ifndef WORKER_MODEL_PRECISION_POLICY_H_
+#define WORKER_MODEL_PRECISION_POLICY_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/operand_format.h"
+
+namespace nibble::model {
+
+// Formats of all linear layers, in forward order, from a step (counted from 0) on.
+struct PrecisionPhase {
+  int64_t first_step = 0;
+  std::vector<kernels::LinearFormat> linears;
+};
+
+class PrecisionPolicy {
+ public:
+  PrecisionPolicy() : phases_(1) {}
+  // One phase.
+  explicit PrecisionPolicy(std::vector<kernels::LinearFormat> linears) {
+    phases_.push_back({0, std::move(linears)});
+  }
+  // REQUIRES: the first phase starts at 0, the others later and later; all have as many layers.
+  explicit PrecisionPolicy(std::vector<PrecisionPhase> phases) : phases_(std::move(phases)) {
+    NIBBLE_CHECK(!phases_.empty() && phases_[0].first_step == 0);
+    for (size_t i = 1; i < phases_.size(); ++i) {
+      NIBBLE_CHECK(phases_[i].first_step > phases_[i - 1].first_step);
+      NIBBLE_CHECK(phases_[i].linears.size() == phases_[0].linears.size());
+    }
+  }
+
+  int64_t layers() const { return static_cast<int64_t>(phases_[0].linears.size()); }
+  const kernels::LinearFormat& FormatsOf(int layer, int64_t step) const {
+    size_t phase = phases_.size() - 1;
+    while (step < phases_[phase].first_step) --phase;
+    return phases_[phase].linears[layer];
+  }
+  // Whether some layer has, at some step, formats that satisfy `condition`.
+  template <class Condition>
+  bool Any(const Condition& condition) const {
+    return std::any_of(phases_.begin(), phases_.end(), [&](const PrecisionPhase& phase) {
+      return std::any_of(phase.linears.begin(), phase.linears.end(), condition);
+    });
+  }
+  // The largest value of measure(formats) over a layer's phases.
+  template <class Measure>
+  int64_t Largest(int layer, const Measure& measure) const {
+    int64_t largest = 0;
+    for (const PrecisionPhase& phase : phases_) {
+      largest = std::max<int64_t>(largest, measure(phase.linears[layer]));
+    }
+    return largest;
+  }
+
+ private:
+  std::vector<PrecisionPhase> phases_;
+};
+
+}  // namespace nibble::model
+
+#endif  // WORKER_MODEL_PRECISION_POLICY_H_
