@@ -30,6 +30,9 @@ inline constexpr int32_t kMaxBatchSize = 1 << 16;
 inline constexpr int64_t kMaxTokensPerStep = int64_t{1} << 30;
 inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
 
+inline constexpr int kMaxDecayPatterns = 64;
+inline constexpr int kMaxPatternBytes = 256;
+
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxFailures = 1000;

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "proto/spec/spec_document.h"
@@ -83,6 +84,27 @@ std::string YamlScalar(const Message& message, const FieldDescriptor& field) {
   return "";
 }
 
+// Element `index` of a repeated field that is no message.
+std::string YamlItem(const Message& message, const FieldDescriptor& field, int index) {
+  const auto* reflection = message.GetReflection();
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_STRING:
+      return YamlString(reflection->GetRepeatedString(message, &field, index));
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return YamlDouble(reflection->GetRepeatedDouble(message, &field, index));
+    case FieldDescriptor::CPPTYPE_INT32:
+      return absl::StrCat(reflection->GetRepeatedInt32(message, &field, index));
+    case FieldDescriptor::CPPTYPE_INT64:
+      return absl::StrCat(reflection->GetRepeatedInt64(message, &field, index));
+    case FieldDescriptor::CPPTYPE_ENUM:
+      return reflection->GetRepeatedEnum(message, &field, index)->name();
+    default:
+      break;
+  }
+  NIBBLE_CHECK(false);  // no such list in a spec
+  return "";
+}
+
 // Sorted, so that equal messages give equal documents.
 std::map<std::string, std::string> SortedMap(const Message& message, const FieldDescriptor& field) {
   std::map<std::string, std::string> sorted;
@@ -93,6 +115,26 @@ std::map<std::string, std::string> SortedMap(const Message& message, const Field
         YamlScalar(entry, *field.message_type()->map_value());
   }
   return sorted;
+}
+
+void AppendFields(const Message& message, const std::string& indent, std::string* out);
+
+// A block sequence; a message's fields stand under its first.
+void AppendItems(const Message& message, const FieldDescriptor& field, const std::string& indent,
+                 std::string* out) {
+  const auto* reflection = message.GetReflection();
+  const int size = reflection->FieldSize(message, &field);
+  if (size > 0) absl::StrAppend(out, indent, field.name(), ":\n");
+  for (int i = 0; i < size; ++i) {
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      std::string inner;
+      AppendFields(reflection->GetRepeatedMessage(message, &field, i), indent + "    ", &inner);
+      absl::StrAppend(out, indent, "  - ",
+                      inner.empty() ? "{}\n" : inner.substr(indent.size() + 4));
+    } else {
+      absl::StrAppend(out, indent, "  - ", YamlItem(message, field, i), "\n");
+    }
+  }
 }
 
 void AppendFields(const Message& message, const std::string& indent, std::string* out) {
@@ -106,7 +148,9 @@ void AppendFields(const Message& message, const std::string& indent, std::string
       for (const auto& [key, value] : sorted) {
         absl::StrAppend(out, indent, "  ", YamlString(key), ": ", value, "\n");
       }
-    } else if (field.is_repeated() || !reflection->HasField(message, &field)) {
+    } else if (field.is_repeated()) {
+      AppendItems(message, field, indent, out);
+    } else if (!reflection->HasField(message, &field)) {
       continue;
     } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
       std::string inner;

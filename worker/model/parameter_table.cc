@@ -55,7 +55,6 @@ ParameterTable::ParameterTable(const ModelConfig& config) {
     branches_[b].out.weight = Add(name(b, names.out), matrix(2 * b + 1), Kind::kLinear, residual);
   }
   head_ = config.tied_embeddings ? embedding_ : Add("lm_head.weight", table, Kind::kHead, normal);
-  decay_size_ = flat_size_;
   for (size_t b = 0; b < branches.size(); ++b) {
     branches_[b].norm.weight =
         Add(name(b, NamesOf(branches[b].kind).norm), {config.width}, Kind::kNorm, ones);
