@@ -1,5 +1,7 @@
 #include "client/job_view.h"
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -50,6 +52,42 @@ std::string TimingText(const v1::Job& job, int64_t now_micros) {
                       Duration((end - started) * 1e-6), ended ? "" : " so far");
 }
 
+// A value of TrainingResult.efficiency; NaN where it was not measured.
+double Measured(const v1::TrainingResult& result, const char* name) {
+  const auto found = result.efficiency().find(name);
+  return found == result.efficiency().end() ? NAN : found->second;
+}
+
+std::string BytesText(double bytes) {
+  return bytes >= 0 && bytes < 1e18 ? Bytes(static_cast<int64_t>(bytes)) : "?";
+}
+
+void AddEfficiency(const v1::TrainingResult& result, Facts* facts) {
+  const double memory = Measured(result, "peak_memory_bytes");
+  if (std::isfinite(memory)) {
+    facts->Add("memory",
+               absl::StrFormat("%s at most, %s planned, %.1f bytes a parameter", BytesText(memory),
+                               BytesText(Measured(result, "planned_memory_bytes")),
+                               Measured(result, "planned_bytes_per_parameter")));
+  }
+  const double p50 = Measured(result, "step_seconds_p50");
+  if (std::isfinite(p50)) {
+    facts->Add("step time", absl::StrFormat("median %.3g s, 95 %% %.3g s, 99 %% %.3g s", p50,
+                                            Measured(result, "step_seconds_p95"),
+                                            Measured(result, "step_seconds_p99")));
+  }
+  const double utilization = Measured(result, "model_flops_utilization");
+  if (std::isfinite(utilization)) {
+    facts->Add("compute", absl::StrFormat("%.0f %% of %s FLOP/s measured", 100 * utilization,
+                                          Short(Measured(result, "measured_peak_flops"))));
+  }
+  const double joules = Measured(result, "energy_joules");
+  if (std::isfinite(joules)) {
+    facts->Add("energy", absl::StrFormat("%s J, %.1f tokens/J", Short(joules),
+                                         Measured(result, "tokens_per_joule")));
+  }
+}
+
 void AddResult(const v1::TrainingResult& result, Facts* facts) {
   facts->Add("train loss", Loss(result.train_loss()));
   if (result.validation_loss() != 0) {
@@ -57,6 +95,7 @@ void AddResult(const v1::TrainingResult& result, Facts* facts) {
                                              result.validation_bits_per_byte()));
   }
   facts->Add("speed", absl::StrCat(Short(result.tokens_per_second()), " tokens/s"));
+  AddEfficiency(result, facts);
   facts->Add("digest", Safe(result.digest()));
 }
 

@@ -98,6 +98,7 @@ absl::Status RunDirectory::AppendMetrics(const trainer::StepReport& report, bool
   row["step"] = report.step;
   row["tokens"] = report.tokens;
   row["loss"] = report.loss;
+  if (report.has_objective) row["objective"] = report.objective;
   row["learning_rate"] = report.learning_rate;
   row["grad_norm"] = report.grad_norm;
   row["step_seconds"] = report.step_seconds;

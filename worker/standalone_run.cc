@@ -104,6 +104,8 @@ absl::StatusOr<std::string> ResultJson(const trainer::RunResult& result,
     json["validation_bits_per_byte"] = result.validation_bits_per_byte;
   }
   json["tokens_per_second"] = result.tokens_per_second;
+  json["checkpoint_stall_seconds"] = result.checkpoint_stall_seconds;
+  json["efficiency"] = result.efficiency;
   json["parameters"] = job.parameters;
   json["config_digest"] = config.config_digest;
   json["spec"] = nlohmann::ordered_json::parse(spec_json, nullptr, /*allow_exceptions=*/false);

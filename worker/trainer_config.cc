@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "proto/spec/deterministic_digest.h"
+#include "proto/spec/model_size.h"
 #include "worker/model_description.h"
 
 namespace nibble::worker {
@@ -211,9 +212,20 @@ absl::Status ConvertOptimizer(const v1::OptimizerSpec& spec, trainer::TrainingCo
   config->optimizer.epsilon = spec.epsilon();
   config->optimizer.weight_decay = spec.weight_decay();
   config->optimizer.gradient_clip = spec.gradient_clip();
+  config->optimizer.decay_include = {spec.decay_include().begin(), spec.decay_include().end()};
+  config->optimizer.decay_exclude = {spec.decay_exclude().begin(), spec.decay_exclude().end()};
+  config->optimizer.low_rank.rank = spec.low_rank().rank();
+  config->optimizer.low_rank.update_interval = spec.low_rank().update_interval();
+  config->optimizer.low_rank.scale = spec.low_rank().scale();
+  config->optimizer.low_rank.reset_moments = spec.low_rank().reset_moments();
+  if (spec.low_rank().update_interval() < 1) {
+    return absl::InvalidArgumentError("optimizer.low_rank is not a resolved job's");
+  }
   const v1::ScheduleSpec& schedule = spec.schedule();
   if (schedule.kind() == "constant") {
     config->schedule.kind = trainer::ScheduleKind::kConstant;
+  } else if (schedule.kind() == "linear") {
+    config->schedule.kind = trainer::ScheduleKind::kLinear;
   } else if (schedule.kind() == "cosine") {
     config->schedule.kind = trainer::ScheduleKind::kCosine;
   } else if (schedule.kind() == "wsd") {
@@ -224,6 +236,30 @@ absl::Status ConvertOptimizer(const v1::OptimizerSpec& spec, trainer::TrainingCo
   config->schedule.warmup_steps = schedule.warmup_steps();
   config->schedule.decay_fraction = schedule.decay_fraction();
   config->schedule.final_fraction = schedule.final_fraction();
+  config->schedule.decay_shape = schedule.decay_shape() == "one_minus_sqrt"
+                                     ? optimizer::DecayShape::kOneMinusSqrt
+                                     : optimizer::DecayShape::kLinear;
+  return absl::OkStatus();
+}
+
+absl::Status ConvertLoss(const v1::LossSpec& spec, trainer::TrainingConfig* config) {
+  config->loss.z_loss = spec.z_loss();
+  config->loss.logit_softcap = spec.logit_softcap();
+  const v1::SampleWeightSpec& weights = spec.sample_weights();
+  using trainer::WeightStrategy;
+  if (weights.strategy() == "uniform") {
+    config->sample_weights.strategy = WeightStrategy::kUniform;
+  } else if (weights.strategy() == "linear_upper") {
+    config->sample_weights.strategy = WeightStrategy::kLinearUpper;
+  } else if (weights.strategy() == "quadratic") {
+    config->sample_weights.strategy = WeightStrategy::kQuadratic;
+  } else if (weights.strategy() == "extremes") {
+    config->sample_weights.strategy = WeightStrategy::kExtremes;
+  } else {
+    return absl::InvalidArgumentError("loss.sample_weights.strategy is none that this build knows");
+  }
+  config->sample_weights.temperature = weights.temperature();
+  config->sample_weights.warmup_steps = weights.warmup_steps();
   return absl::OkStatus();
 }
 
@@ -266,6 +302,8 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   NIBBLE_RETURN_IF_ERROR(ConvertPrecision(spec, precision, &config));
   NIBBLE_RETURN_IF_ERROR(ConvertTraining(spec.training(), &config));
   NIBBLE_RETURN_IF_ERROR(ConvertOptimizer(spec.optimizer(), &config));
+  NIBBLE_RETURN_IF_ERROR(ConvertLoss(spec.loss(), &config));
+  config.flops_per_token = spec::FlopsPerToken(spec.model(), spec.training().sequence_length());
   config.data_directory = JoinPath(places.data_directory, spec.data().path());
   config.checkpoint_interval = spec.checkpoint().interval();
   config.health = {spec.health().interval(), spec.health().shadow()};

@@ -22,7 +22,12 @@ constexpr char kSpec[] = R"(
              validation_interval: 7 validation_sequences: 8 init_from: "/some/where" }
   optimizer { learning_rate: 0.002 beta1: 0.8 beta2: 0.97 epsilon: 1e-7 weight_decay: 0.05
               gradient_clip: 0.5
-              schedule { kind: "wsd" warmup_steps: 3 decay_fraction: 0.25 final_fraction: 0.05 } }
+              decay_include: "*norm*" decay_exclude: "lm_head.*" decay_exclude: "*embed*"
+              low_rank { rank: 16 update_interval: 7 scale: 0.5 reset_moments: true }
+              schedule { kind: "wsd" warmup_steps: 3 decay_fraction: 0.25 final_fraction: 0.05
+                         decay_shape: "one_minus_sqrt" } }
+  loss { z_loss: 1e-4 logit_softcap: 30
+         sample_weights { strategy: "extremes" temperature: 0.5 warmup_steps: 4 } }
   precision { recipe: "nvfp4" high_precision_blocks { first: 1 last: 1 } }
   checkpoint { interval: 9 keep: 2 }
   resources { threads: 2 backend: "reference" }
@@ -77,6 +82,19 @@ TEST(TrainerConfig, TakesEveryFieldOver) {
   EXPECT_EQ(c.schedule.warmup_steps, 3);
   EXPECT_EQ(c.schedule.decay_fraction, 0.25);
   EXPECT_EQ(c.schedule.final_fraction, 0.05);
+  EXPECT_EQ(c.schedule.decay_shape, optimizer::DecayShape::kOneMinusSqrt);
+  EXPECT_EQ(c.optimizer.decay_include, std::vector<std::string>({"*norm*"}));
+  EXPECT_EQ(c.optimizer.decay_exclude, std::vector<std::string>({"lm_head.*", "*embed*"}));
+  EXPECT_EQ(c.optimizer.low_rank.rank, 16);
+  EXPECT_EQ(c.optimizer.low_rank.update_interval, 7);
+  EXPECT_EQ(c.optimizer.low_rank.scale, 0.5);
+  EXPECT_TRUE(c.optimizer.low_rank.reset_moments);
+  EXPECT_EQ(c.loss.z_loss, 1e-4);
+  EXPECT_EQ(c.loss.logit_softcap, 30);
+  EXPECT_EQ(c.sample_weights.strategy, trainer::WeightStrategy::kExtremes);
+  EXPECT_EQ(c.sample_weights.temperature, 0.5);
+  EXPECT_EQ(c.sample_weights.warmup_steps, 4);
+  EXPECT_EQ(c.flops_per_token, job.flops_per_token);
   EXPECT_EQ(c.checkpoint_interval, 9);
   EXPECT_EQ(c.output_directory, "/out");
   EXPECT_EQ(c.backend, "reference");

@@ -12,6 +12,7 @@
 #include "proto/spec/limits.h"
 #include "proto/spec/model_resolution.h"
 #include "proto/spec/model_size.h"
+#include "proto/spec/optimizer_resolution.h"
 #include "proto/spec/precision_resolution.h"
 
 namespace nibble::spec {
@@ -30,7 +31,10 @@ class Resolver {
     CheckPath("data.path", job_.spec.data().path(), PathKind::kAbsoluteOrRelative, &errors_);
     job_.spec.mutable_data();
     const bool training_good = ResolveTraining(job_.spec.mutable_training());
-    ResolveOptimizer(job_.spec.mutable_optimizer());
+    const bool length_known = job_.total_steps >= 1 && job_.total_steps <= kMaxSteps;
+    const int64_t total_steps = length_known ? job_.total_steps : 0;
+    ResolveOptimizer(total_steps, job_.spec.mutable_optimizer(), &errors_);
+    ResolveLoss(total_steps, job_.spec.mutable_loss(), &errors_);
     ResolveService();
     ResolvePolicy({model_good ? job_.spec.model().blocks() : 0,
                    training_good ? job_.total_steps : 0, job_.spec.seed()},
@@ -134,54 +138,6 @@ class Resolver {
                 absl::StrCat("is ", training.tokens(), ", which takes ", job_.total_steps,
                              " steps; allowed: at most ", kMaxSteps, " steps"));
     return false;
-  }
-
-  void ResolveOptimizer(v1::OptimizerSpec* optimizer) {
-    if (optimizer->name().empty()) optimizer->set_name("adamw");
-    CheckOneOf("optimizer.name", optimizer->name(), {"adamw"}, &errors_);
-    if (!optimizer->has_learning_rate()) optimizer->set_learning_rate(1e-3);
-    CheckReal("optimizer.learning_rate", optimizer->learning_rate(), {0, 10, false}, &errors_);
-    if (!optimizer->has_beta1()) optimizer->set_beta1(0.9);
-    CheckReal("optimizer.beta1", optimizer->beta1(), {0, 1, true, false}, &errors_);
-    if (!optimizer->has_beta2()) optimizer->set_beta2(0.95);
-    CheckReal("optimizer.beta2", optimizer->beta2(), {0, 1, true, false}, &errors_);
-    if (!optimizer->has_epsilon()) optimizer->set_epsilon(1e-8);
-    CheckReal("optimizer.epsilon", optimizer->epsilon(), {0, 1, false}, &errors_);
-    if (!optimizer->has_weight_decay()) optimizer->set_weight_decay(0.1);
-    CheckReal("optimizer.weight_decay", optimizer->weight_decay(), {0, 10}, &errors_);
-    if (!optimizer->has_gradient_clip()) optimizer->set_gradient_clip(1);
-    CheckReal("optimizer.gradient_clip", optimizer->gradient_clip(), {0, 1e6}, &errors_);
-    ResolveSchedule(optimizer->mutable_schedule());
-  }
-
-  void ResolveSchedule(v1::ScheduleSpec* schedule) {
-    if (schedule->kind().empty()) schedule->set_kind("cosine");
-    CheckOneOf("optimizer.schedule.kind", schedule->kind(), {"constant", "cosine", "wsd"},
-               &errors_);
-    if (!schedule->has_decay_fraction()) schedule->set_decay_fraction(0.2);
-    const bool decay_good = CheckReal("optimizer.schedule.decay_fraction",
-                                      schedule->decay_fraction(), {0, 1}, &errors_);
-    if (!schedule->has_final_fraction()) schedule->set_final_fraction(0.1);
-    CheckReal("optimizer.schedule.final_fraction", schedule->final_fraction(), {0, 1}, &errors_);
-    if (job_.total_steps < 1 || job_.total_steps > kMaxSteps || !decay_good) {
-      // The number of steps is already an error.
-      if (!schedule->has_warmup_steps()) schedule->set_warmup_steps(0);
-      CheckInteger("optimizer.schedule.warmup_steps", schedule->warmup_steps(), {0, kMaxSteps},
-                   &errors_);
-      return;
-    }
-    // Steps before the decay starts.
-    int64_t available = job_.total_steps;
-    if (schedule->kind() == "wsd") {
-      available -= static_cast<int64_t>(
-          std::ceil(schedule->decay_fraction() * static_cast<double>(job_.total_steps)));
-    }
-    if (!schedule->has_warmup_steps()) {
-      // 5 % of the run, at most 1,000 steps.
-      schedule->set_warmup_steps(std::min({job_.total_steps / 20, int64_t{1000}, available}));
-    }
-    CheckInteger("optimizer.schedule.warmup_steps", schedule->warmup_steps(), {0, available},
-                 &errors_);
   }
 
   void ResolveService() {

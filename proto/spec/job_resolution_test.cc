@@ -69,6 +69,12 @@ optimizer:
     warmup_steps: 5
     decay_fraction: 0.2
     final_fraction: 0.1
+    decay_shape: linear
+  low_rank:
+    rank: 0
+    update_interval: 200
+    scale: 0.25
+    reset_moments: false
 precision:
   version: 1
   recipe: nvfp4
@@ -99,6 +105,13 @@ resources:
   backend: cpu
 restart:
   max_failures: 3
+loss:
+  z_loss: 0
+  logit_softcap: 0
+  sample_weights:
+    strategy: uniform
+    temperature: 1
+    warmup_steps: 5
 health:
   interval: 0
   shadow: false
@@ -125,7 +138,7 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
   for (int i = 0; i < type->field_count(); ++i) {
     const auto* field = type->field(i);
     const std::string name = absl::StrCat(path, ".", field->name());
-    // Labels and init_from have no default; steps excludes tokens.
+    // Lists, labels and init_from have no default; steps excludes tokens.
     if (field->is_repeated() || field->name() == "init_from" || field->name() == "tokens") continue;
     if (field->name() == "late_switch") continue;  // none is the default
     if (OfAnotherFamily(message, field->name())) {

@@ -37,6 +37,8 @@ inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
 
 inline constexpr int kMaxPrecisionOverrides = 64;
 inline constexpr int kMaxLayerPatternBytes = 128;
+inline constexpr int kMaxDecayPatterns = 64;
+inline constexpr int kMaxPatternBytes = 256;
 
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;

@@ -46,6 +46,7 @@ void SetResult(const scheduler::TrainingResult& result, v1::TrainingResult* out)
   out->set_validation_bits_per_byte(result.validation_bits_per_byte);
   out->set_tokens_per_second(result.tokens_per_second);
   out->set_digest(result.digest);
+  out->mutable_efficiency()->insert(result.efficiency.begin(), result.efficiency.end());
 }
 
 }  // namespace
@@ -184,6 +185,7 @@ scheduler::TrainingResult FromProto(const v1::TrainingResult& result) {
   out.validation_bits_per_byte = result.validation_bits_per_byte();
   out.tokens_per_second = result.tokens_per_second();
   out.digest = result.digest();
+  out.efficiency.insert(result.efficiency().begin(), result.efficiency().end());
   return out;
 }
 

@@ -1,5 +1,6 @@
 #include "server/rpc/worker_api.h"
 
+#include <cmath>
 #include <utility>
 #include <variant>
 
@@ -15,6 +16,7 @@ namespace {
 constexpr int kMaxAttempts = 4096;
 constexpr int kMaxRank = 1 << 20;
 constexpr size_t kMaxTextBytes = 1024;
+constexpr int kMaxEfficiencyValues = 64;
 constexpr size_t kMaxMessageBytes = 16 * 1024;
 
 void CheckAttempts(const google::protobuf::RepeatedPtrField<v1::AttemptKey>& attempts,
@@ -35,6 +37,12 @@ void CheckResult(const v1::ReportAttemptRequest& request, RequestChecker* check)
   check->InRange(request.result().tokens(), {0, INT64_MAX}, "result.tokens");
   if (!request.result().digest().empty())
     check->Hex(request.result().digest(), 64, "result.digest");
+  const auto& efficiency = request.result().efficiency();
+  check->Count(static_cast<int64_t>(efficiency.size()), kMaxEfficiencyValues, "result.efficiency");
+  for (const auto& [name, value] : efficiency) {
+    check->Text(name, kMaxTextBytes, "result.efficiency");
+    if (!std::isfinite(value)) check->Add("result.efficiency", "must be finite numbers");
+  }
 }
 
 template <typename Records>

@@ -117,6 +117,7 @@ struct TrainingResult {
   double validation_bits_per_byte = 0;
   double tokens_per_second = 0;
   std::string digest;
+  std::map<std::string, double> efficiency;  // as in job.proto
 
   friend bool operator==(const TrainingResult&, const TrainingResult&) = default;
 };

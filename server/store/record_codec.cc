@@ -37,6 +37,13 @@ struct Writer {
       out.Text(value);
     }
   }
+  void operator()(const std::map<std::string, double>& v) {
+    out.I32(static_cast<int32_t>(v.size()));
+    for (const auto& [key, value] : v) {
+      out.Text(key);
+      out.F64(value);
+    }
+  }
   void operator()(const std::optional<TrainingResult>& v);
 };
 
@@ -61,6 +68,13 @@ struct Reader {
       v[std::move(key)] = in.Text();
     }
   }
+  void operator()(std::map<std::string, double>& v) {
+    const int32_t count = in.Count(12);
+    for (int32_t i = 0; i < count && in.ok(); ++i) {
+      std::string key = in.Text();
+      v[std::move(key)] = in.F64();
+    }
+  }
   void operator()(std::optional<TrainingResult>& v);
 };
 
@@ -73,6 +87,7 @@ void Fields(V visit, R& r, const TrainingResult*) {
   visit(r.validation_bits_per_byte);
   visit(r.tokens_per_second);
   visit(r.digest);
+  visit(r.efficiency);
 }
 
 void Writer::operator()(const std::optional<TrainingResult>& v) {

@@ -50,7 +50,8 @@ inline scheduler::JobRecord MakeJob(int64_t sequence,
   job.reported_status = scheduler::AttemptStatus::kFailed;
   job.committed_step = 300;
   if (state == scheduler::JobState::kSucceeded) {
-    job.result = scheduler::TrainingResult{10, 640, 1.5, 1.25, 2.0, 12345.5, "abc"};
+    job.result = scheduler::TrainingResult{10,  640,     1.5,   1.25,
+                                           2.0, 12345.5, "abc", {{"step_seconds_p50", 0.25}}};
   }
   job.create_micros = 1'700'000'000'000'000;
   job.start_micros = job.create_micros + 1;

@@ -152,6 +152,7 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
   record->mutable_time()->set_seconds(micros / 1'000'000);
   record->mutable_time()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
   AddFinite("loss", step.loss, record);
+  if (step.has_objective) AddFinite("objective", step.objective, record);
   AddFinite("learning_rate", step.learning_rate, record);
   AddFinite("grad_norm", step.grad_norm, record);
   AddFinite("step_seconds", step.step_seconds, record);
@@ -160,6 +161,9 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
     // Every step of a run has as many tokens as any other.
     const double tokens_per_step = static_cast<double>(step.tokens) / step.step;
     AddFinite("tokens_per_second", tokens_per_step / step.step_seconds, record);
+  }
+  for (const auto& [name, value] : step.efficiency) {
+    AddFinite(absl::StrCat("efficiency/", name), value, record);
   }
   if (step.has_validation) {
     AddFinite("validation_loss", step.validation_loss, record);
@@ -214,6 +218,9 @@ absl::Status LinkObserver::Finish(const absl::StatusOr<trainer::RunResult>& resu
   }
   succeeded->set_tokens_per_second(result->tokens_per_second);
   succeeded->set_digest(result->digest);
+  for (const auto& [name, value] : result->efficiency) {
+    if (std::isfinite(value)) (*succeeded->mutable_efficiency())[name] = value;
+  }
   return Send(report);
 }
 

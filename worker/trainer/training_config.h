@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "kernels/operand_format.h"
+#include "worker/model/loss_config.h"
 #include "worker/model/model_config.h"
 #include "worker/model/precision_policy.h"
 #include "worker/optimizer/optimizer_config.h"
+#include "worker/trainer/sample_weights.h"
 
 namespace nibble::trainer {
 
@@ -51,6 +53,10 @@ struct TrainingConfig {
   AdamWConfig optimizer;
   ScheduleConfig schedule;
   HealthConfig health;
+  model::LossConfig loss;
+  SampleWeightConfig sample_weights;
+  // Forward and backward, as users count them; for reports only.
+  double flops_per_token = 0;
   int64_t checkpoint_interval = 0;  // 0: only at the end and on pause
   std::string output_directory;     // absolute; checkpoints in <output_directory>/step-<N>
   std::string resume_from;          // checkpoint directory, empty for none
