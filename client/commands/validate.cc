@@ -89,7 +89,7 @@ class ValidateVerb : public Verb {
                                                 static_cast<double>(job.total_steps)));
     facts.Add("state", absl::StrCat(Bytes(StateBytes(job)),
                                     " of weights, gradients and moments; activations come on top"));
-    facts.Add("data", Safe(job.spec.data().path()));
+    facts.Add("data", Safe(DataText(job.spec.data())));
     facts.Add("precision", PrecisionText(job.spec, job.precision));
     facts.Add("policy", Safe(job.precision.digest()));
     facts.Print(session.terminal());

@@ -95,6 +95,24 @@ std::map<std::string, std::string> SortedMap(const Message& message, const Field
   return sorted;
 }
 
+void AppendFields(const Message& message, const std::string& indent, std::string* out);
+
+// A sequence of messages; the schema of a spec has no other.
+void AppendItems(const Message& message, const FieldDescriptor& field, const std::string& indent,
+                 std::string* out) {
+  const auto* reflection = message.GetReflection();
+  const int count = reflection->FieldSize(message, &field);
+  if (count == 0 || field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) return;
+  absl::StrAppend(out, indent, field.name(), ":\n");
+  for (int i = 0; i < count; ++i) {
+    std::string item;
+    AppendFields(reflection->GetRepeatedMessage(message, &field, i), indent + "    ", &item);
+    // The dash takes two of the columns before the first field.
+    absl::StrAppend(out, indent, "  - ",
+                    item.empty() ? "{}\n" : absl::string_view(item).substr(indent.size() + 4));
+  }
+}
+
 void AppendFields(const Message& message, const std::string& indent, std::string* out) {
   const auto* reflection = message.GetReflection();
   const auto* type = message.GetDescriptor();
@@ -106,7 +124,9 @@ void AppendFields(const Message& message, const std::string& indent, std::string
       for (const auto& [key, value] : sorted) {
         absl::StrAppend(out, indent, "  ", YamlString(key), ": ", value, "\n");
       }
-    } else if (field.is_repeated() || !reflection->HasField(message, &field)) {
+    } else if (field.is_repeated()) {
+      AppendItems(message, field, indent, out);
+    } else if (!reflection->HasField(message, &field)) {
       continue;
     } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
       std::string inner;

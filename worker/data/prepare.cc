@@ -56,14 +56,6 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const PrepareOptions& o
   return LoadBpeTokenizer({.vocab = options.vocab_file, .merges = options.merges_file});
 }
 
-bool IsJsonl(const PrepareOptions& options, absl::string_view path) {
-  if (options.format != InputFormat::kAuto) return options.format == InputFormat::kJsonl;
-  for (absl::string_view suffix : {".gz", ".zst"}) {
-    if (absl::EndsWith(path, suffix)) path.remove_suffix(suffix.size());
-  }
-  return absl::EndsWith(path, ".jsonl") || absl::EndsWith(path, ".ndjson");
-}
-
 // The directory that becomes the dataset: gone again unless Publish succeeds.
 class OutputDirectory {
  public:
@@ -159,9 +151,8 @@ class Preparation {
     std::string text;
     result_.empty_documents = 0;
     for (const std::string& path : options_.inputs) {
-      const DocumentFormat format = {.jsonl = IsJsonl(options_, path),
-                                     .json_field = options_.json_field,
-                                     .separator = options_.document_separator};
+      const DocumentFormat format = MakeDocumentFormat(options_.format, path, options_.json_field,
+                                                       options_.document_separator);
       NIBBLE_ASSIGN_OR_RETURN(const auto reader, DocumentReader::Open(path, format));
       const int64_t bytes_before = progress_.bytes_done;
       while (true) {

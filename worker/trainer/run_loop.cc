@@ -23,6 +23,7 @@ class Loop {
     if (!result_.paused) NIBBLE_RETURN_IF_ERROR(Finish());
     result_.steps = trainer_.step();
     result_.tokens = trainer_.tokens();
+    result_.data = trainer_.DataProgress();
     result_.train_loss = trainer_.final_train_loss();
     if (seconds_ > 0) result_.tokens_per_second = static_cast<double>(tokens_) / seconds_;
     return result_;
@@ -41,6 +42,7 @@ class Loop {
     tokens_ += trainer_.tokens() - tokens_before;
     report.step = trainer_.step();
     report.tokens = trainer_.tokens();
+    report.data = trainer_.DataProgress();
     report.loss = step.loss;
     report.learning_rate = step.learning_rate;
     report.grad_norm = step.grad_norm;

@@ -37,8 +37,8 @@ struct StepResult {
 };
 
 struct Evaluation {
-  double loss = 0;  // nats per token, mean over all tokens
-  double bits_per_byte = 0;
+  double loss = 0;           // nats per token, mean over all targets
+  double bits_per_byte = 0;  // 0 where the data does not say how long its text is
 };
 
 // Not thread-safe.
@@ -72,6 +72,10 @@ class Trainer {
 
   int64_t step() const { return state_.step; }
   int64_t tokens() const { return state_.tokens; }
+  // How far the run is in each of its sources.
+  std::vector<data::SourceProgress> DataProgress() const {
+    return parts_.train->Progress(state_.data_position);
+  }
   // Mean loss over the steps made of the last 5 % of the run, at least one step; 0 before them.
   double final_train_loss() const;
   const model::ParameterTable& parameters() const { return table_; }
@@ -102,6 +106,7 @@ class Trainer {
   std::unique_ptr<kernels::DeviceBuffer> inputs_, targets_, losses_;
   std::vector<int32_t> host_inputs_, host_targets_;
   std::vector<float> host_losses_;
+  std::vector<int64_t> host_target_counts_;  // of each micro-batch of the step
   float host_grad_norm_ = 0;
 };
 

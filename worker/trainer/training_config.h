@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/operand_format.h"
+#include "worker/data/data_config.h"
 #include "worker/model/model_config.h"
 #include "worker/optimizer/optimizer_config.h"
 
@@ -30,7 +31,7 @@ struct TrainingConfig {
   // Activations between operators: BF16, or FP32 where the recipe is fp32.
   bool fp32_activations = false;
   std::vector<LinearPrecision> linears;  // as model::LinearsOf(model)
-  std::string data_directory;            // absolute
+  data::DataConfig data;
   int64_t steps = 0;
   int64_t sequence_length = 0;
   int64_t batch_size = 0;        // sequences a step

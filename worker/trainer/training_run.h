@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,7 +23,8 @@ struct StepReport {
   double step_seconds = 0;
   bool has_validation = false;  // a validation was made after this step
   double validation_loss = 0;
-  double validation_bits_per_byte = 0;
+  double validation_bits_per_byte = 0;  // 0 where the data does not record its text's length
+  std::vector<data::SourceProgress> data;
 };
 
 struct CheckpointReport {
@@ -42,6 +44,7 @@ struct RunResult {
   double validation_bits_per_byte = 0;
   double tokens_per_second = 0;  // over the steps of this process, validation left out
   std::string digest;            // SHA-256 over weights and optimiser state, hex
+  std::vector<data::SourceProgress> data;
 };
 
 // Hears of a run and steers it. All calls come from the thread of RunTraining. An error status ends
