@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -312,9 +313,10 @@ class SentencePieceTokenizer : public Tokenizer {
       if (piece.type == PieceType::kUserDefined) symbols_.Add(piece.text);
       if (piece.type == PieceType::kByte) NIBBLE_RETURN_IF_ERROR(AddByte(id));
       // A piece with a space inside could be cut in two by parts.
-      if (IsText(piece.type) && piece.text.find(kSpaceSymbol, 1) != std::string::npos &&
-          piece.text.find_first_not_of(kSpaceSymbol.data()) != std::string::npos) {
-        spaces_only_lead_ = false;
+      const absl::string_view text = piece.text;
+      for (size_t at = text.find(kSpaceSymbol, 1); IsText(piece.type) && at != text.npos;
+           at = text.find(kSpaceSymbol, at + 1)) {
+        if (!absl::EndsWith(text.substr(0, at), kSpaceSymbol)) spaces_only_lead_ = false;
       }
     }
     if (model_.byte_fallback && byte_of_.size() != 256) {

@@ -82,10 +82,27 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTiktokenTokenizer(const std::stri
 // words or characters, denormalisers, BPE models with unused pieces.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& path);
 
+// *.tiktoken of the tiktoken library, with GPT-2's pre-tokenizer; for gpt2.tiktoken the same ids as
+// the two files of GPT-2. The separator, <|endoftext|>, has the first id after the file's. Errors
+// as LoadBpeTokenizer.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTiktokenTokenizer(const std::string& path);
+
+// A SentencePiece model, unigram or BPE, with its normaliser. Separator: the end piece, or the
+// start piece where there is none. Errors as LoadBpeTokenizer; also INVALID_ARGUMENT: models of
+// words or characters, denormalisers, BPE models with unused pieces.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& path);
+
+// Of a dataset: its tokenizer's files, unless the tokenizer is "bytes".
+inline constexpr char kTokenizerDirectory[] = "tokenizer";
+
 // The tokenizer at a path: a file *.tiktoken, *.model (sentencepiece) or *.bin (llama2c), a
-// directory with vocab.json and merges.txt (gpt2) or with tokenizer.model, or the word "bytes".
-// INVALID_ARGUMENT where it is none of these; otherwise as above.
+// directory with vocab.json and merges.txt (gpt2) or one of those files called tokenizer.*, a
+// dataset, or the word "bytes". INVALID_ARGUMENT where it is none of these; otherwise as above.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
+
+// Copies the files of such a tokenizer into a directory, durably, so that LoadTokenizer finds them
+// there; nothing for "bytes".
+absl::Status CopyTokenizer(const std::string& path, const std::string& directory);
 
 }  // namespace nibble::data
 
