@@ -190,7 +190,7 @@ void PrintJob(Session& session, const v1::Job& job) {
   facts.Add("progress", ProgressText(job));
   facts.Add("attempt", AttemptText(job));
   facts.Add("model", ModelText(job.spec(), job.parameters()));
-  facts.Add("data", Safe(job.spec().data().path()));
+  facts.Add("data", Safe(DataText(job.spec().data())));
   facts.Add("training", TrainingText(job.spec(), job.total_steps()));
   facts.Add("precision", PrecisionText(job.spec(), job.precision()));
   if (job.spec().priority() != 0) facts.Add("priority", absl::StrCat(job.spec().priority()));
@@ -213,6 +213,30 @@ void ShowJob(Session& session, const v1::Job& job) {
   } else {
     PrintJob(session, job);
   }
+}
+
+std::string DataText(const v1::DataSpec& data) {
+  std::vector<std::string> phases;
+  const auto add = [&phases](const auto& sources) {
+    double total = 0;
+    for (const v1::DataSourceSpec& source : sources) total += source.weight();
+    std::vector<std::string> parts;
+    for (const v1::DataSourceSpec& source : sources) {
+      parts.push_back(sources.size() == 1
+                          ? source.path()
+                          : absl::StrFormat("%s %.3g %%", source.path(),
+                                            total > 0 ? 100 * source.weight() / total : 0));
+    }
+    phases.push_back(absl::StrJoin(parts, " + "));
+  };
+  if (data.sources_size() > 0) add(data.sources());
+  for (const v1::DataPhaseSpec& phase : data.phases()) {
+    add(phase.sources());
+    phases.back() = absl::StrFormat("%.3g %% of the run: %s", 100 * phase.share(), phases.back());
+  }
+  if (phases.empty()) phases.push_back(data.path());
+  return absl::StrCat(absl::StrJoin(phases, "; "), data.documents() == "join" ? "" : ", documents ",
+                      data.documents() == "join" ? "" : data.documents());
 }
 
 }  // namespace nibble::client

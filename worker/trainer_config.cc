@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
@@ -281,6 +282,62 @@ absl::Status ConvertTraining(const v1::TrainingSpec& spec, trainer::TrainingConf
   return absl::OkStatus();
 }
 
+absl::StatusOr<data::SourceConfig> ConvertSource(const v1::DataSourceSpec& spec,
+                                                 const std::string& directory) {
+  const std::pair<absl::string_view, data::TokenFormat> formats[] = {
+      {"auto", data::TokenFormat::kAuto},      {"nibble", data::TokenFormat::kNibble},
+      {"llmc", data::TokenFormat::kLlmc},      {"megatron", data::TokenFormat::kMegatron},
+      {"raw_u16", data::TokenFormat::kRawU16}, {"raw_u32", data::TokenFormat::kRawU32}};
+  data::SourceConfig source;
+  bool known = false;
+  for (const auto& [name, format] : formats) {
+    if (spec.format() != name) continue;
+    source.format = format;
+    known = true;
+  }
+  if (!known) {
+    return absl::InvalidArgumentError("a data source has a format that this build does not know");
+  }
+  source.path = JoinPath(directory, spec.path());
+  if (!spec.validation_path().empty()) {
+    source.validation_path = JoinPath(directory, spec.validation_path());
+  }
+  source.weight = spec.weight();
+  source.sha256 = spec.sha256();
+  source.validation_sha256 = spec.validation_sha256();
+  source.separator = spec.has_separator() ? spec.separator() : -1;
+  return source;
+}
+
+absl::Status ConvertPhase(const google::protobuf::RepeatedPtrField<v1::DataSourceSpec>& sources,
+                          double share, const std::string& directory, data::DataConfig* config) {
+  data::PhaseConfig& phase = config->phases.emplace_back();
+  phase.share = share;
+  for (const v1::DataSourceSpec& spec : sources) {
+    NIBBLE_ASSIGN_OR_RETURN(data::SourceConfig source, ConvertSource(spec, directory));
+    phase.sources.push_back(std::move(source));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ConvertData(const v1::DataSpec& spec, const std::string& directory,
+                         data::DataConfig* config) {
+  config->documents = spec.documents() == "mask"       ? data::DocumentMode::kMask
+                      : spec.documents() == "separate" ? data::DocumentMode::kSeparate
+                                                       : data::DocumentMode::kJoin;
+  if (spec.phases_size() == 0 && spec.sources_size() == 0) {
+    data::SourceConfig& source = config->phases.emplace_back().sources.emplace_back();
+    source.format = data::TokenFormat::kNibble;
+    source.path = JoinPath(directory, spec.path());
+    return absl::OkStatus();
+  }
+  if (spec.phases_size() == 0) return ConvertPhase(spec.sources(), 1, directory, config);
+  for (const v1::DataPhaseSpec& phase : spec.phases()) {
+    NIBBLE_RETURN_IF_ERROR(ConvertPhase(phase.sources(), phase.share(), directory, config));
+  }
+  return absl::OkStatus();
+}
+
 std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_name();
   spec.clear_labels();
@@ -288,6 +345,8 @@ std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_resources();
   spec.clear_restart();
   spec.clear_health();
+  // As it was before there was a choice.
+  if (spec.data().documents() == "join") spec.mutable_data()->clear_documents();
   return spec::DeterministicDigest(spec);
 }
 
@@ -304,7 +363,7 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   NIBBLE_RETURN_IF_ERROR(ConvertOptimizer(spec.optimizer(), &config));
   NIBBLE_RETURN_IF_ERROR(ConvertLoss(spec.loss(), &config));
   config.flops_per_token = spec::FlopsPerToken(spec.model(), spec.training().sequence_length());
-  config.data_directory = JoinPath(places.data_directory, spec.data().path());
+  NIBBLE_RETURN_IF_ERROR(ConvertData(spec.data(), places.data_directory, &config.data));
   config.checkpoint_interval = spec.checkpoint().interval();
   config.health = {spec.health().interval(), spec.health().shadow()};
   config.output_directory = places.output_directory;

@@ -63,7 +63,10 @@ TEST(TrainerConfig, TakesEveryFieldOver) {
   EXPECT_TRUE(c.model.tied_embeddings);
   EXPECT_EQ(c.model.init_std, 0.03);
   EXPECT_FALSE(c.fp32_activations);
-  EXPECT_EQ(c.data_directory, "/data/corpus/one");
+  ASSERT_EQ(c.data.phases.size(), 1u);
+  ASSERT_EQ(c.data.phases[0].sources.size(), 1u);
+  EXPECT_EQ(c.data.phases[0].sources[0].path, "/data/corpus/one");
+  EXPECT_EQ(c.data.documents, data::DocumentMode::kJoin);
   EXPECT_EQ(c.steps, 53);  // 10,000 tokens in steps of 192
   EXPECT_EQ(c.steps, job.total_steps);
   EXPECT_EQ(c.sequence_length, 32);

@@ -25,6 +25,7 @@ std::vector<std::unique_ptr<Verb>> AllVerbs() {
                           MakePresetsVerb,
                           MakeDataPrepareVerb,
                           MakeDataInspectVerb,
+                          MakeDataTrainTokenizerVerb,
                           MakeImportVerb,
                           MakeExportVerb,
                           MakeGenerateVerb,

@@ -33,6 +33,7 @@ std::unique_ptr<Verb> MakeValidateVerb();
 std::unique_ptr<Verb> MakePresetsVerb();
 std::unique_ptr<Verb> MakeDataPrepareVerb();
 std::unique_ptr<Verb> MakeDataInspectVerb();
+std::unique_ptr<Verb> MakeDataTrainTokenizerVerb();
 std::unique_ptr<Verb> MakeImportVerb();
 std::unique_ptr<Verb> MakeExportVerb();
 std::unique_ptr<Verb> MakeGenerateVerb();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/spec/data_resolution.h"
 #include "proto/spec/deterministic_digest.h"
 #include "proto/spec/error_list.h"
 #include "proto/spec/field_checks.h"
@@ -28,8 +29,7 @@ class Resolver {
     CheckUnknownFields(job_.spec, &errors_);
     ResolveHead();
     const bool model_good = ResolveModel(job_.spec.mutable_model());
-    CheckPath("data.path", job_.spec.data().path(), PathKind::kAbsoluteOrRelative, &errors_);
-    job_.spec.mutable_data();
+    ResolveData(job_.spec.mutable_data(), &errors_);
     const bool training_good = ResolveTraining(job_.spec.mutable_training());
     const bool length_known = job_.total_steps >= 1 && job_.total_steps <= kMaxSteps;
     const int64_t total_steps = length_known ? job_.total_steps : 0;
@@ -201,6 +201,8 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_health();
   // Only a name for dimensions that are all there.
   identity.mutable_model()->clear_preset();
+  // As it was before there was a choice.
+  if (identity.data().documents() == "join") identity.mutable_data()->clear_documents();
   return DeterministicDigest(identity);
 }
 

@@ -49,6 +49,7 @@ model:
   init_std: 0.02
 data:
   path: kjv
+  documents: join
 training:
   steps: 100
   sequence_length: 256

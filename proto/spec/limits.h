@@ -27,6 +27,9 @@ inline constexpr int32_t kMaxMambaConvWidth = 8;
 inline constexpr int32_t kMaxMambaChunkSize = 1024;
 inline constexpr int64_t kMaxParameters = int64_t{1} << 40;
 
+inline constexpr int kMaxDataSources = 64;  // over all phases
+inline constexpr int kMaxDataPhases = 16;
+
 // The step is a 32-bit word of the stochastic-rounding counter.
 inline constexpr int64_t kMaxSteps = 1'000'000'000;
 inline constexpr int64_t kMaxTokens = 1'000'000'000'000'000;

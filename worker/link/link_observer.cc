@@ -4,8 +4,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -21,6 +23,19 @@ constexpr size_t kMaxFailureMessageBytes = 4096;
 void AddFinite(const std::string& name, double value, v1::MetricRecord* record) {
   // The daemon refuses NaN and infinities; a run whose loss is not finite ends by itself.
   if (std::isfinite(value)) (*record->mutable_values())[name] = value;
+}
+
+// "epoch" of a single source, data/<i>/epoch and data/<i>/tokens of each of several.
+void AddDataProgress(const std::vector<data::SourceProgress>& sources, v1::MetricRecord* record) {
+  // A record holds 64 values; the result names every source.
+  constexpr size_t kMaxSourcesReported = 8;
+  if (sources.size() == 1) AddFinite("epoch", sources[0].epochs, record);
+  if (sources.size() < 2) return;
+  for (size_t i = 0; i < std::min(sources.size(), kMaxSourcesReported); ++i) {
+    AddFinite(absl::StrCat("data/", i, "/epoch").c_str(), sources[i].epochs, record);
+    AddFinite(absl::StrCat("data/", i, "/tokens").c_str(), static_cast<double>(sources[i].tokens),
+              record);
+  }
 }
 
 }  // namespace
@@ -167,9 +182,12 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
   }
   if (step.has_validation) {
     AddFinite("validation_loss", step.validation_loss, record);
-    AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
+    if (step.validation_bits_per_byte > 0) {
+      AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
+    }
   }
   for (const auto& [name, value] : step.health) AddFinite(name, value, record);
+  AddDataProgress(step.data, record);
   return Send(report);
 }
 

@@ -33,6 +33,7 @@ class Loop {
     if (!result_.paused) NIBBLE_RETURN_IF_ERROR(Finish());
     result_.steps = trainer_.step();
     result_.tokens = trainer_.tokens();
+    result_.data = trainer_.DataProgress();
     result_.train_loss = trainer_.final_train_loss();
     result_.efficiency = efficiency_.OfRun();
     if (seconds_ > 0) result_.tokens_per_second = static_cast<double>(tokens_) / seconds_;
@@ -55,6 +56,7 @@ class Loop {
     report.efficiency = efficiency_.OfStep();
     report.step = trainer_.step();
     report.tokens = trainer_.tokens();
+    report.data = trainer_.DataProgress();
     report.loss = step.loss;
     report.has_objective =
         config_.loss.z_loss != 0 || config_.sample_weights.strategy != WeightStrategy::kUniform;

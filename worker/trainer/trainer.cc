@@ -40,13 +40,19 @@ absl::Status CheckFits(const TrainingConfig& config, const TrainerParts& parts) 
   for (const data::DataSource* source : {parts.train, parts.validation}) {
     if (source == nullptr) continue;
     if (source->vocab_size() > config.model.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("model.vocab_size is ", config.model.vocab_size, " but the data in ",
-                       config.data_directory, " has tokens up to ", source->vocab_size() - 1));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "model.vocab_size is ", config.model.vocab_size, " but the data in ",
+          config.data.phases.empty() ? "memory" : config.data.phases[0].sources[0].path,
+          config.data.phases.size() > 1 ? " and others" : "", " has tokens up to ",
+          source->vocab_size() - 1));
     }
     NIBBLE_CHECK(source->sequence_length() == config.sequence_length);
   }
   return absl::OkStatus();
+}
+
+int64_t CountTargets(const std::vector<int32_t>& targets) {
+  return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
 }
 
 }  // namespace
@@ -105,6 +111,7 @@ absl::Status Trainer::AllocateState() {
     NIBBLE_ASSIGN_OR_RETURN(log_sum_exp_, backend_.Allocate(model_->step_tokens() * 4));
     host_log_sum_exp_.resize(model_->step_tokens());
   }
+  host_target_counts_.resize(config_.batch_size / config_.micro_batch_size);
   return absl::OkStatus();
 }
 
@@ -116,6 +123,7 @@ absl::Status Trainer::ReadTrainBatch(int64_t micro_batch) {
                                                       host_inputs_.data() + i * length,
                                                       host_targets_.data() + i * length));
   }
+  host_target_counts_[micro_batch] = CountTargets(host_targets_);
   const int64_t bytes = model_->micro_batch_tokens() * 4;
   backend_.CopyToDevice(inputs_->data(), host_inputs_.data(), bytes);
   backend_.CopyToDevice(targets_->data(), host_targets_.data(), bytes);
@@ -215,6 +223,12 @@ absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* prob
 }
 
 // Of the step whose losses host_losses_ holds.
+int64_t Trainer::StepTargets() const {
+  int64_t targets = 0;
+  for (const int64_t count : host_target_counts_) targets += count;
+  return std::max<int64_t>(1, targets);
+}
+
 double Trainer::Objective(double loss) const {
   if (!weighted_ && log_sum_exp_ == nullptr) return loss;
   const int64_t tokens = model_->step_tokens();
@@ -250,7 +264,7 @@ absl::StatusOr<double> Trainer::ShadowLoss() {
                      losses + i * model_->micro_batch_tokens()});
   }
   NIBBLE_RETURN_IF_ERROR(parts_.communicator->AllReduceSum(losses, model_->step_tokens()));
-  return MeanOfLosses(model_->step_tokens(), model_->step_tokens());
+  return MeanOfLosses(model_->step_tokens(), StepTargets());
 }
 
 absl::StatusOr<StepResult> Trainer::Step() {
@@ -269,7 +283,8 @@ absl::StatusOr<StepResult> Trainer::Step() {
   if (log_sum_exp_ != nullptr) {
     backend_.CopyToHost(host_log_sum_exp_.data(), log_sum_exp_->data(), model_->step_tokens() * 4);
   }
-  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), model_->step_tokens()));
+  // Gradients are divided by all tokens of the step, whether they have a target or not.
+  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), StepTargets()));
   result.objective = Objective(result.loss);
   result.grad_norm = host_grad_norm_;
   state_.step += 1;
@@ -310,6 +325,7 @@ absl::StatusOr<Evaluation> Trainer::Evaluate() {
   }
   model_->PrepareWeights(model::PassKind::kEvaluation, static_cast<uint32_t>(state_.step));
   double sum = 0;
+  int64_t targets = 0;
   for (int64_t first = 0; first < sequences; first += config_.micro_batch_size) {
     const int64_t count = std::min(config_.micro_batch_size, sequences - first);
     NIBBLE_RETURN_IF_ERROR(ReadValidationBatch(first, count));
@@ -321,10 +337,14 @@ absl::StatusOr<Evaluation> Trainer::Evaluate() {
     NIBBLE_ASSIGN_OR_RETURN(const double batch_sum,
                             MeanOfLosses(count * config_.sequence_length, /*tokens=*/1));
     sum += batch_sum;
+    targets += CountTargets(host_targets_);
   }
   Evaluation evaluation;
-  evaluation.loss = sum / static_cast<double>(sequences * config_.sequence_length);
-  evaluation.bits_per_byte = evaluation.loss / std::log(2.0) / parts_.validation->bytes_per_token();
+  evaluation.loss = sum / static_cast<double>(std::max<int64_t>(1, targets));
+  const double bytes_per_token = parts_.validation->bytes_per_token();
+  if (bytes_per_token > 0) {
+    evaluation.bits_per_byte = evaluation.loss / std::log(2.0) / bytes_per_token;
+  }
   if (!std::isfinite(evaluation.loss)) {
     return absl::OutOfRangeError(
         absl::StrCat("step ", state_.step, ": the validation loss is not finite"));

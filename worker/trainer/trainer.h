@@ -46,8 +46,8 @@ struct StepResult {
 };
 
 struct Evaluation {
-  double loss = 0;  // nats per token, mean over all tokens
-  double bits_per_byte = 0;
+  double loss = 0;           // nats per token, mean over all targets
+  double bits_per_byte = 0;  // 0 where the data does not say how long its text is
 };
 
 // Not thread-safe.
@@ -94,6 +94,10 @@ class Trainer {
 
   int64_t step() const { return state_.step; }
   int64_t tokens() const { return state_.tokens; }
+  // How far the run is in each of its sources.
+  std::vector<data::SourceProgress> DataProgress() const {
+    return parts_.train->Progress(state_.data_position);
+  }
   // Mean loss over the steps made of the last 5 % of the run, at least one step; 0 before them.
   double final_train_loss() const;
   // Memory that training takes, the copy for checkpoints included.
@@ -117,6 +121,8 @@ class Trainer {
   bool WeighsSamples() const;
   absl::Status WeighSamples();
   double Objective(double loss) const;
+  // Tokens of the step that have a target (the others' is -1), at least 1.
+  int64_t StepTargets() const;
   absl::StatusOr<double> MeanOfLosses(int64_t losses, int64_t tokens);
   std::vector<optimizer::StateTensor> WeightTensors() const;
   absl::Status Load(const checkpoint::TensorFile& file,
@@ -137,6 +143,7 @@ class Trainer {
   std::unique_ptr<kernels::DeviceBuffer> inputs_, targets_, losses_, row_scales_, log_sum_exp_;
   std::vector<int32_t> host_inputs_, host_targets_;
   std::vector<float> host_losses_, host_row_scales_, host_log_sum_exp_;
+  std::vector<int64_t> host_target_counts_;  // of each micro-batch of the step
   std::vector<double> sample_losses_, sample_weights_;
   // Of the step at hand: row_scales_ holds its weights; otherwise all are 1.
   bool weighted_ = false;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/operand_format.h"
+#include "worker/data/data_config.h"
 #include "worker/model/loss_config.h"
 #include "worker/model/model_config.h"
 #include "worker/model/precision_policy.h"
@@ -43,7 +44,7 @@ struct TrainingConfig {
   std::vector<LinearPrecision> linears;  // as model::LinearsOf(model), from step 0 on
   // Later formats of the same layers, all of them; steps count from 0 and rise.
   std::vector<model::PrecisionPhase> later_precision;
-  std::string data_directory;  // absolute
+  data::DataConfig data;
   int64_t steps = 0;
   int64_t sequence_length = 0;
   int64_t batch_size = 0;        // sequences a step

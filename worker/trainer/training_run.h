@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,10 +26,11 @@ struct StepReport {
   double step_seconds = 0;
   bool has_validation = false;  // a validation was made after this step
   double validation_loss = 0;
-  double validation_bits_per_byte = 0;
+  double validation_bits_per_byte = 0;   // 0 where the data does not record its text's length
   std::map<std::string, double> health;  // StepResult::health
   // efficiency.h: what is known of this step, by name.
   std::map<std::string, double> efficiency;
+  std::vector<data::SourceProgress> data;
 };
 
 struct CheckpointReport {
@@ -52,6 +54,7 @@ struct RunResult {
   // How long training stood still for checkpoints.
   double checkpoint_stall_seconds = 0;
   std::string digest;  // SHA-256 over weights and optimiser state, hex
+  std::vector<data::SourceProgress> data;
 };
 
 // Hears of a run and steers it. All calls come from the thread of RunTraining. An error status ends
