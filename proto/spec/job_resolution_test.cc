@@ -88,6 +88,12 @@ resources:
   backend: cpu
 restart:
   max_failures: 3
+project: default
+scheduling:
+  max_run_time: 0
+  preemptible: true
+  constraints:
+    min_slot_memory_bytes: 0
 )");
   EXPECT_EQ(job.total_steps, 100);
   EXPECT_EQ(job.tokens_per_step, 16 * 256);

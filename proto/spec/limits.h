@@ -33,6 +33,9 @@ inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxFailures = 1000;
+inline constexpr int32_t kMaxSlots = 1 << 16;
+inline constexpr int64_t kMaxRunTimeSeconds = 10LL * 365 * 24 * 3600;
+inline constexpr int64_t kMaxSlotMemoryBytes = int64_t{1} << 50;
 
 }  // namespace nibble::spec
 

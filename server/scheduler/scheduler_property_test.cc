@@ -172,7 +172,8 @@ class Simulation {
     // A living trainer's own report is no lie.
     if (worker.trainers.count(attempt) != 0 || worker.dying.count(attempt) != 0) return;
     const auto row = world_.ledger().jobs.find(job);
-    if (row != world_.ledger().jobs.end() && row->second.worker_id == worker.id) ++attempt.attempt;
+    if (row != world_.ledger().jobs.end() && row->second.worker_id() == worker.id)
+      ++attempt.attempt;
     if (row != world_.ledger().jobs.end() && row->second.attempt == attempt.attempt) return;
     const Reply reply =
         Chance(50) ? world_.Report(worker.id, attempt, static_cast<AttemptStatus>(random_() % 7),
@@ -346,7 +347,7 @@ TEST(SchedulerPropertyTest, TheSameEventsGiveTheSameEffects) {
   for (int seed = 1; seed <= 50; ++seed) {
     Simulation simulation(seed);
     simulation.RunWithFaults(150);
-    Scheduler replay(SchedulerOptions(), MakePriorityPolicy());
+    Scheduler replay{SchedulerOptions()};
     const std::vector<Event>& events = simulation.world().events();
     for (size_t i = 0; i < events.size(); ++i) {
       ASSERT_EQ(DebugString(replay.Step(events[i])), simulation.world().effect_texts()[i])
@@ -357,7 +358,7 @@ TEST(SchedulerPropertyTest, TheSameEventsGiveTheSameEffects) {
 
 // Cost must not grow with the queue: 10,000 waiting jobs, and events that do not concern them.
 TEST(SchedulerPropertyTest, ALongQueueIsNotScannedAtEveryEvent) {
-  Scheduler scheduler(SchedulerOptions(), MakePriorityPolicy());
+  Scheduler scheduler{SchedulerOptions()};
   Event event;
   event.body = Recovered{};
   scheduler.Step(event);

@@ -21,6 +21,8 @@ struct Ledger {
   std::vector<JobEventRecord> events;
   std::map<std::string, IdempotencyRecord> keys;
   std::map<PurgeRecord, bool> purges;
+  std::map<std::string, WorkerRecord> workers;
+  std::map<std::string, ProjectUsage> usages;
   int64_t last_event_id = 0;
   int64_t last_submit_sequence = 0;
 
@@ -46,6 +48,9 @@ class World {
   void Stall(int64_t nanos) { now_.monotonic_nanos += nanos; }
   // The daemon dies and a new one starts from the ledger.
   void Restart();
+
+  // Of every event from now on.
+  void set_random(uint64_t random) { random_ = random; }
 
   // Short forms for stories. Submit gives the job's id.
   std::string Submit(JobDocument document = {});
@@ -85,6 +90,7 @@ class World {
   std::vector<Alert> alerts_;
   std::vector<Event> events_;
   std::vector<std::string> effect_texts_;
+  uint64_t random_ = 0;
   uint64_t next_token_ = 1;
   int64_t next_job_ = 1;
 };
