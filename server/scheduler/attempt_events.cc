@@ -211,14 +211,12 @@ void Scheduler::Machine::AttemptFailed(LiveJob& job, const AttemptReported& even
   const int32_t failures = ++record.failures_without_progress;
   record.class_failures.resize(kFailureClasses);
   const int32_t of_class = ++record.class_failures[static_cast<int>(failure_class)];
-  record.excluded_worker = event.worker_id;
   if (!SpeaksOfJob(failure_class)) {
     CountAgainstWorker(event.worker_id, record.job_id);
   }
-  if (std::find(record.failed_workers.begin(), record.failed_workers.end(), event.worker_id) ==
-      record.failed_workers.end()) {
-    record.failed_workers.push_back(event.worker_id);
-  }
+  auto& failed = record.failed_workers;
+  failed.erase(std::remove(failed.begin(), failed.end(), event.worker_id), failed.end());
+  failed.push_back(event.worker_id);
   if (EndRequested(job, Trainer::kDead, event.worker_id, actor)) return;
   EndAttempt(job, Trainer::kDead, event.worker_id);
   if (std::optional<Change> last = LastFailure(record, failure_class)) {
@@ -283,7 +281,6 @@ void Scheduler::Machine::Handle(const CheckpointCommitted& event) {
     job->record.losses_without_progress = 0;
     job->record.class_failures.clear();
     job->record.failed_workers.clear();
-    job->record.excluded_worker.clear();
     WorkerProved(event.worker_id);
   }
   job->record.commit_clock_nanos = clock_nanos();

@@ -130,10 +130,10 @@ void Scheduler::Machine::ExplainSlots(const QueuedJob& job, Explanation& explana
       if (end != kNever) holder.remaining_nanos = std::max<int64_t>(end - clock_nanos(), 0);
     }
   }
-  if (capacity.avoids_excluded) {
+  if (!capacity.avoided.empty()) {
     explanation.reasons.push_back(
-        {BlockingCode::kWorkerExcluded,
-         absl::StrCat("it avoids worker ", job.excluded_worker, ", where it failed last")});
+        {BlockingCode::kWorkerExcluded, absl::StrCat("it avoids workers where it failed: ",
+                                                     absl::StrJoin(capacity.avoided, ", "))});
   }
   std::string first;
   const int64_t ahead = JobsAhead(job, &first);

@@ -23,7 +23,7 @@ struct ProjectOptions {
   // Slots that it gets before anyone borrows them, and takes back from borrowers.
   int32_t quota_slots = 0;
   // Slots that it may hold, borrowed ones included; absent for no limit.
-  std::optional<int32_t> limit_slots;
+  std::optional<int32_t> limit_slots = {};
   // Unfinished jobs that it may have; 0 for no limit.
   int64_t max_jobs = 0;
 

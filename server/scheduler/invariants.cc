@@ -1,5 +1,6 @@
 #include "server/scheduler/invariants.h"
 
+#include <algorithm>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -28,7 +29,7 @@ bool Alike(const JobRecord& a, const JobRecord& b) {
   return a.document->slots == b.document->slots && a.document->project == b.document->project &&
          a.document->constraints == b.document->constraints &&
          a.document->max_run_nanos == b.document->max_run_nanos &&
-         a.excluded_worker == b.excluded_worker;
+         a.failed_workers == b.failed_workers;
 }
 
 }  // namespace
@@ -199,7 +200,9 @@ void InvariantChecker::CheckNeedlessWait(const JobRecord& job, const Scheduler& 
   }
   const std::optional<Reservation>& reservation = scheduler.reservation();
   for (const WorkerInfo& worker : scheduler.Workers()) {
-    if (worker.worker_id == job.excluded_worker || !document.constraints.empty()) continue;
+    const auto& failed = job.failed_workers;
+    if (std::find(failed.begin(), failed.end(), worker.worker_id) != failed.end()) continue;
+    if (!document.constraints.empty()) continue;
     if (scheduler.resources().FreeSlots(worker.worker_id) < document.slots) continue;
     const bool kept = reservation.has_value() && reservation->job_id != job.job_id &&
                       reservation->slots.count(worker.worker_id) != 0;

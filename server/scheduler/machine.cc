@@ -147,7 +147,7 @@ void Scheduler::Machine::AddToQueue(const LiveJob& job, int64_t not_before_nanos
   queued.slots = job.record.document->slots;
   queued.max_run_nanos = job.record.document->max_run_nanos;
   queued.constraints = job.record.document->constraints;
-  queued.excluded_worker = job.record.excluded_worker;
+  queued.failed_workers = job.record.failed_workers;
   if (!job.checkpoints.empty()) queued.preferred_worker = job.checkpoints.front().worker_id;
   queue_.Add(std::move(queued), not_before_nanos);
 }

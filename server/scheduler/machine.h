@@ -138,12 +138,12 @@ class Scheduler::Machine {
   struct Capacity {
     int32_t widest = 0;  // slots of the largest
     int64_t total = 0;
-    bool avoids_excluded = false;  // the excluded worker is not among them
+    std::vector<std::string> avoided;  // not among them
     bool Fits(int32_t slots) const { return slots <= total; }
     bool Spreads(int32_t slots) const { return slots > widest; }
   };
   const Capacity& CapacityFor(const QueuedJob& job) const;
-  Capacity MeasureCapacity(const QueuedJob& job, bool avoid) const;
+  Capacity MeasureCapacity(const QueuedJob& job, std::vector<std::string> avoided) const;
   bool Matches(const WorkerState& worker, const QueuedJob& job, const Capacity& capacity) const;
   // Of `free` slots of the worker, those that the reservation leaves to the job.
   int32_t Unreserved(const std::string& worker_id, const QueuedJob& job, int32_t free) const;
@@ -159,6 +159,7 @@ class Scheduler::Machine {
   bool IsVictimOf(const LiveJob& victim, const QueuedJob& job) const;
   bool Preempt(const QueuedJob& job);
   void DropReservation();
+  void StartReserved();
   void ReviewReservation();
   void CountRunning(const LiveJob& job, int change);
   // Its number; makes room for its count of jobs.
@@ -230,7 +231,7 @@ class Scheduler::Machine {
   std::optional<Reservation> reservation_;
   // Rises when slots may have come free for somebody, or are kept for somebody no longer.
   uint64_t generation_ = 1;
-  mutable std::map<std::pair<WorkerConstraints, std::string>, Capacity> capacities_;
+  mutable std::map<std::pair<WorkerConstraints, std::vector<std::string>>, Capacity> capacities_;
   // RUNNING and STARTING attempts that may be preempted: (project, priority) -> how many.
   std::map<std::pair<int, int32_t>, int> running_by_priority_;
   std::set<std::pair<int64_t, std::string>> run_deadlines_;    // scheduler's clock
@@ -239,6 +240,10 @@ class Scheduler::Machine {
   int64_t clock_offset_nanos_ = 0;
   int64_t next_usage_nanos_ = 0;
   int64_t next_preempt_nanos_ = 0;
+  // Some job may preempt others once those have had their guaranteed time.
+  bool preempt_later_ = false;
+  // The generation at which the reservation's job was found not to fit.
+  uint64_t reserved_blocked_at_ = 0;
   int64_t next_review_nanos_ = 0;
   std::map<std::string, std::set<std::string>> purges_;  // worker_id -> job_ids
   int64_t last_event_id_ = 0;

@@ -30,8 +30,8 @@ struct QueuedJob {
   int32_t slots = 1;
   int64_t max_run_nanos = 0;  // 0 for no bound
   WorkerConstraints constraints;
-  // Where it failed last; empty for nowhere.
-  std::string excluded_worker;
+  // Where it failed, the newest last.
+  std::vector<std::string> failed_workers;
   // Where its newest checkpoint lies; empty for nowhere.
   std::string preferred_worker;
 };
@@ -46,8 +46,8 @@ class RunQueue {
   static Order OrderOf(const QueuedJob& job) {
     return {job.order_nanos, job.submit_sequence, job.job_id};
   }
-  // project, slots, RunTimeClass, constraints, excluded worker
-  using ShapeKey = std::tuple<int, int32_t, int64_t, WorkerConstraints, std::string>;
+  // project, slots, RunTimeClass, constraints, workers to avoid
+  using ShapeKey = std::tuple<int, int32_t, int64_t, WorkerConstraints, std::vector<std::string>>;
   struct Shape {
     std::set<Order> ready;  // not empty
     // The scheduler's mark: its first job did not fit at this generation of the slots. 0 when that
@@ -85,7 +85,7 @@ class RunQueue {
   };
   static ShapeKey KeyOf(const QueuedJob& job) {
     return {job.project, job.slots, RunTimeClass(job.max_run_nanos), job.constraints,
-            job.excluded_worker};
+            job.failed_workers};
   }
 
   std::map<std::string, Entry> jobs_;

@@ -64,7 +64,19 @@ RunQueue::Shape* Scheduler::Machine::NextShape() {
   return best;
 }
 
+// Whoever comes first in the queue: slots that were promised, and those that others were made to
+// give up for it, are its own.
+void Scheduler::Machine::StartReserved() {
+  if (!reservation_.has_value() || reserved_blocked_at_ == generation_) return;
+  const QueuedJob& job = *queue_.Find(reservation_->job_id);
+  reserved_blocked_at_ = generation_;
+  if (!queue_.IsReady(job.job_id) || shares_.ExceedsLimit(job.project, job.slots)) return;
+  std::vector<WorkerShare> placement = Place(job);
+  if (!placement.empty()) StartAttempt(jobs_.at(job.job_id), std::move(placement));
+}
+
 void Scheduler::Machine::Schedule() {
+  StartReserved();
   while (RunQueue::Shape* const shape = NextShape()) {
     const QueuedJob& job = queue_.First(*shape);
     std::vector<WorkerShare> placement = Place(job);
@@ -74,6 +86,7 @@ void Scheduler::Machine::Schedule() {
     }
     shape->blocked_at = generation_;
     ReserveFor(job);
+    StartReserved();
   }
 }
 
@@ -111,7 +124,10 @@ void Scheduler::Machine::StartAttempt(LiveJob& job, std::vector<WorkerShare> pla
 bool Scheduler::Machine::Matches(const WorkerState& worker, const QueuedJob& job,
                                  const Capacity& capacity) const {
   const WorkerConstraints& wanted = job.constraints;
-  if (capacity.avoids_excluded && worker.info.worker_id == job.excluded_worker) return false;
+  const auto& avoided = capacity.avoided;
+  if (std::find(avoided.begin(), avoided.end(), worker.info.worker_id) != avoided.end()) {
+    return false;
+  }
   if (wanted.empty()) return true;
   if (!wanted.device_kind.empty() && worker.info.device_kind != wanted.device_kind) return false;
   if (worker.info.slot_memory_bytes < wanted.min_slot_memory_bytes) return false;
@@ -121,10 +137,10 @@ bool Scheduler::Machine::Matches(const WorkerState& worker, const QueuedJob& job
   });
 }
 
-Scheduler::Machine::Capacity Scheduler::Machine::MeasureCapacity(const QueuedJob& job,
-                                                                 bool avoid) const {
+Scheduler::Machine::Capacity Scheduler::Machine::MeasureCapacity(
+    const QueuedJob& job, std::vector<std::string> avoided) const {
   Capacity capacity;
-  capacity.avoids_excluded = avoid;
+  capacity.avoided = std::move(avoided);
   for (const auto& [worker_id, worker] : workers_) {
     if (!IsOpen(worker) || !Matches(worker, job, capacity)) continue;
     capacity.widest = std::max(capacity.widest, worker.info.slots);
@@ -136,13 +152,17 @@ Scheduler::Machine::Capacity Scheduler::Machine::MeasureCapacity(const QueuedJob
 const Scheduler::Machine::Capacity& Scheduler::Machine::CapacityFor(const QueuedJob& job) const {
   if (capacities_.size() > kMaxCapacities) capacities_.clear();
   const auto [entry, inserted] =
-      capacities_.try_emplace({job.constraints, job.excluded_worker}, Capacity());
+      capacities_.try_emplace({job.constraints, job.failed_workers}, Capacity());
   if (!inserted) return entry->second;
-  entry->second = MeasureCapacity(job, /*avoid=*/false);
-  if (!job.excluded_worker.empty()) {
-    // Avoided only where the others are no narrower: else the job might never run again.
-    const Capacity others = MeasureCapacity(job, /*avoid=*/true);
-    if (others.widest >= entry->second.widest) entry->second = others;
+  entry->second = MeasureCapacity(job, {});
+  if (job.failed_workers.empty()) return entry->second;
+  // Avoided only where the others are no narrower: else the job might never run again. Where not
+  // all can be, at least the one where it failed last.
+  for (const auto& avoided : {job.failed_workers, {job.failed_workers.back()}}) {
+    Capacity others = MeasureCapacity(job, avoided);
+    if (others.total == 0 || others.widest < entry->second.widest) continue;
+    entry->second = std::move(others);
+    break;
   }
   return entry->second;
 }
@@ -173,7 +193,7 @@ std::vector<WorkerShare> Scheduler::Machine::Place(const QueuedJob& job) const {
   const Capacity& capacity = CapacityFor(job);
   if (!capacity.Fits(job.slots)) return {};
   const auto usable = [&](const std::string& worker_id, int32_t free) {
-    if (!job.constraints.empty() || capacity.avoids_excluded) {
+    if (!job.constraints.empty() || !capacity.avoided.empty()) {
       if (!Matches(workers_.find(worker_id)->second, job, capacity)) return 0;
     }
     return Unreserved(worker_id, job, free);
@@ -264,7 +284,10 @@ void Scheduler::Machine::ReserveFor(const QueuedJob& job) {
   if (held && !Displaces(job)) return;
   const Capacity& capacity = CapacityFor(job);
   if (!capacity.Fits(job.slots)) return;  // it delays nobody
-  if (MayPreempt(job) && now_.monotonic_nanos >= next_preempt_nanos_ && Preempt(job)) return;
+  if (MayPreempt(job)) {
+    if (now_.monotonic_nanos >= next_preempt_nanos_ && Preempt(job)) return;
+    preempt_later_ = true;
+  }
   // The next slot that comes free is a one-slot job's anyway.
   if (job.slots == 1) return;
   std::optional<Reservation> plan = PlanReservation(
@@ -352,6 +375,10 @@ bool Scheduler::Machine::Preempt(const QueuedJob& job) {
 }
 
 void Scheduler::Machine::ReviewReservation() {
+  if (preempt_later_ && now_.monotonic_nanos >= next_preempt_nanos_) {
+    preempt_later_ = false;
+    ++generation_;  // every head is tried again
+  }
   if (!reservation_.has_value() || now_.monotonic_nanos < next_review_nanos_) return;
   next_review_nanos_ = now_.monotonic_nanos + kReviewNanos;
   const QueuedJob job = *queue_.Find(reservation_->job_id);

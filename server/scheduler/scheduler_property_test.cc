@@ -43,6 +43,8 @@ struct SimWorker {
   std::map<AttemptId, int64_t> trainers;
   // Told to die, and not dead before the worker looks again. They hold their devices.
   std::set<AttemptId> dying;
+  // What each was given of this worker.
+  std::map<AttemptId, int32_t> slots_of;
   std::string Incarnation() const { return absl::StrCat(id, "-", incarnation); }
 };
 
@@ -190,6 +192,9 @@ class Simulation {
     const AssignmentsChanged list = world_.list(worker.id);
     for (const Assignment& a : list.assignments) {
       wanted.insert(a.attempt);
+      for (const WorkerShare& share : a.placement) {
+        if (share.worker_id == worker.id) worker.slots_of[a.attempt] = share.slots;
+      }
       if (ended_.count(a.attempt) != 0) continue;
       const int64_t from = a.resume_from.has_value() ? a.resume_from->step : 0;
       worker.trainers.emplace(a.attempt, from);
@@ -206,12 +211,8 @@ class Simulation {
   // than there are, dying ones of attempts long lost among them.
   void CheckDevices(const SimWorker& worker) {
     int32_t held = 0;
-    const auto slots_of = [this](const AttemptId& attempt) {
-      const JobRecord* const job = world_.scheduler().FindJob(attempt.job_id);
-      return job == nullptr ? 1 : job->document->slots;
-    };
-    for (const auto& [attempt, step] : worker.trainers) held += slots_of(attempt);
-    for (const AttemptId& attempt : worker.dying) held += slots_of(attempt);
+    for (const auto& [attempt, step] : worker.trainers) held += worker.slots_of.at(attempt);
+    for (const AttemptId& attempt : worker.dying) held += worker.slots_of.at(attempt);
     if (held > worker.slots) {
       device_conflicts_.push_back(absl::StrCat(worker.id, " runs trainers for ", held, " slots"));
     }

@@ -182,7 +182,7 @@ TEST_F(SchedulerTest, AFailureIsRetriedLaterAndLaterUntilTheBudgetIsSpent) {
   EXPECT_EQ(world_.state(job), JobState::kStarting);
   world_.Report("w", {job, 3}, AttemptStatus::kFailed, FailureClass::kNumeric);
   EXPECT_EQ(world_.state(job), JobState::kFailed);
-  EXPECT_EQ(world_.job(job).reason, JobReason::kRestartBudgetExhausted);
+  EXPECT_EQ(world_.job(job).reason, JobReason::kNoProgress);
   EXPECT_EQ(world_.job(job).last_failure, FailureClass::kNumeric);
   EXPECT_EQ(world_.job(job).failures, 3);
 }

@@ -37,7 +37,7 @@ class InvariantChecker;
 
 class World {
  public:
-  explicit World(SchedulerOptions options = {});
+  explicit World(SchedulerOptions options = {}, bool checked = true);
   ~World();
 
   // Hands the event over as a coordinator would and returns the reply.
@@ -81,6 +81,7 @@ class World {
 
  private:
   const SchedulerOptions options_;
+  const bool checked_;
   Time now_{1'000'000'000, 1'700'000'000'000'000};
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<InvariantChecker> checker_;

@@ -162,9 +162,8 @@ bool operator==(const JobRecord& a, const JobRecord& b) {
       a.document == b.document ||
       (a.document != nullptr && b.document != nullptr && *a.document == *b.document);
   const auto scheduling = [](const JobRecord& j) {
-    return std::tie(j.class_failures, j.failed_workers, j.excluded_worker, j.preemptions,
-                    j.retry_delay_nanos, j.queued_clock_nanos, j.attempt_clock_nanos,
-                    j.commit_clock_nanos);
+    return std::tie(j.class_failures, j.failed_workers, j.preemptions, j.retry_delay_nanos,
+                    j.queued_clock_nanos, j.attempt_clock_nanos, j.commit_clock_nanos);
   };
   const auto rest = [](const JobRecord& j) {
     return std::tie(j.job_id, j.submit_sequence, j.state, j.reason, j.reason_message, j.attempt,

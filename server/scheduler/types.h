@@ -219,12 +219,11 @@ struct JobRecord {
   int64_t update_micros = 0;
   // Rises with every change of the record: the etag.
   int64_t revision = 0;
-  // Failed attempts by FailureClass's number, and the workers they failed on, since the job last
-  // committed a step beyond every earlier one.
+  // Failed attempts by FailureClass's number, and the workers they failed on (the newest last),
+  // since the job last committed a step beyond every earlier one. The next attempt avoids these
+  // where it can.
   std::vector<int32_t> class_failures;
   std::vector<std::string> failed_workers;
-  // The worker of the newest failure; the next attempt avoids it where there is another.
-  std::string excluded_worker;
   int32_t preemptions = 0;
   // How long it has to wait in the queue before its next attempt, from its return to the queue.
   int64_t retry_delay_nanos = 0;

@@ -152,7 +152,6 @@ void Fields(V visit, R& r, const JobRecord*) {
   if (visit.version < 2) return;
   visit(r.class_failures);
   visit(r.failed_workers);
-  visit(r.excluded_worker);
   visit(r.preemptions);
   visit(r.retry_delay_nanos);
   visit(r.queued_clock_nanos);

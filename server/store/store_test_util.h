@@ -62,7 +62,6 @@ inline scheduler::JobRecord MakeJob(int64_t sequence,
   job.revision = 9;
   job.class_failures = {0, 0, 1, 0, 0, 1, 0, 0, 0};
   job.failed_workers = {"w0"};
-  job.excluded_worker = "w0";
   job.preemptions = 6;
   job.retry_delay_nanos = 500'000'000;
   job.queued_clock_nanos = 11;
