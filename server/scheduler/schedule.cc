@@ -158,7 +158,8 @@ const Scheduler::Machine::Capacity& Scheduler::Machine::CapacityFor(const Queued
   if (job.failed_workers.empty()) return entry->second;
   // Avoided only where the others are no narrower: else the job might never run again. Where not
   // all can be, at least the one where it failed last.
-  for (const auto& avoided : {job.failed_workers, {job.failed_workers.back()}}) {
+  const std::vector<std::string> choices[] = {job.failed_workers, {job.failed_workers.back()}};
+  for (const std::vector<std::string>& avoided : choices) {
     Capacity others = MeasureCapacity(job, avoided);
     if (others.total == 0 || others.widest < entry->second.widest) continue;
     entry->second = std::move(others);

@@ -415,6 +415,22 @@ TEST(SharingTest, AGangThatLosesAWorkerGoesBackToTheQueueWhole) {
   EXPECT_THAT(world.violations(), IsEmpty());
 }
 
+// Seen red (an exception) where the second part's lease was looked up after the first was lost.
+TEST(SharingTest, AGangWhoseWorkersAllFallSilentIsLostOnce) {
+  World world;
+  world.Register("u", 1);
+  world.Submit();
+  world.Register("v", 2);
+  world.Register("w", 2);
+  const std::string gang = world.Submit(Wants(4));
+  world.Advance(20 * 60 * kSecond);
+  EXPECT_EQ(world.state(gang), JobState::kStarting) << "most leases never expire at once";
+  world.Advance(12 * 60 * kSecond);
+  EXPECT_EQ(world.state(gang), JobState::kQueued);
+  EXPECT_EQ(world.job(gang).losses_without_progress, 1);
+  EXPECT_THAT(world.violations(), IsEmpty());
+}
+
 TEST(SharingTest, ConstraintsChooseTheWorker) {
   World world;
   WorkerRegistered gpu{"gpu", "i1", "h", "cuda", "big", 1, "1", {}};

@@ -156,16 +156,16 @@ void Scheduler::Machine::ExpireLeases() {
   const size_t total = leases_.size();
   const bool mass = silent >= kMassExpiryLeases && silent * 2 > total;
   for (const std::string& lease : expired) {
-    // Past the orphan limit the worker has killed its trainers by itself.
-    if (mass && leases_.LastRenewal(lease) + options_.orphan_limit_nanos > now) {
-      leases_.Extend(lease, now + options_.lease_term_nanos);
-      continue;
-    }
     const size_t slash = lease.find('/');
     const std::string worker_id = lease.substr(slash + 1);
     LiveJob* const job = FindLive(lease.substr(0, slash));
     // It may have ended with another worker's part just now.
     if (job == nullptr || ShareOn(job->record, worker_id) == nullptr) continue;
+    // Past the orphan limit the worker has killed its trainers by itself.
+    if (mass && leases_.LastRenewal(lease) + options_.orphan_limit_nanos > now) {
+      leases_.Extend(lease, now + options_.lease_term_nanos);
+      continue;
+    }
     const std::string message = absl::StrCat(
         "worker ", worker_id, " did not renew the lease of attempt ", job->record.attempt);
     LoseAttempt(*job, Trainer::kUnknown, worker_id,
