@@ -345,6 +345,8 @@ std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_resources();
   spec.clear_restart();
   spec.clear_health();
+  spec.clear_project();
+  spec.clear_scheduling();
   // As it was before there was a choice.
   if (spec.data().documents() == "join") spec.mutable_data()->clear_documents();
   return spec::DeterministicDigest(spec);

@@ -148,7 +148,7 @@ class Resolver {
     CheckInteger("checkpoint.keep", checkpoint->keep(), {1, kMaxCheckpointsKept}, &errors_);
     v1::ResourceSpec* resources = job_.spec.mutable_resources();
     if (!resources->has_slots()) resources->set_slots(1);
-    CheckInteger("resources.slots", resources->slots(), {1, 1}, &errors_);
+    CheckInteger("resources.slots", resources->slots(), {1, kMaxSlots}, &errors_);
     if (!resources->has_threads()) resources->set_threads(0);
     CheckInteger("resources.threads", resources->threads(), {0, kMaxThreads}, &errors_);
     if (resources->backend().empty()) resources->set_backend("cpu");
@@ -156,6 +156,32 @@ class Resolver {
     v1::RestartSpec* restart = job_.spec.mutable_restart();
     if (!restart->has_max_failures()) restart->set_max_failures(3);
     CheckInteger("restart.max_failures", restart->max_failures(), {0, kMaxFailures}, &errors_);
+    if (job_.spec.project().empty()) job_.spec.set_project("default");
+    CheckName("project", job_.spec.project(), &errors_);
+    ResolveScheduling(job_.spec.mutable_scheduling());
+  }
+
+  void ResolveScheduling(v1::SchedulingSpec* scheduling) {
+    if (!scheduling->has_max_run_time()) scheduling->set_max_run_time(0);
+    CheckInteger("scheduling.max_run_time", scheduling->max_run_time(), {0, kMaxRunTimeSeconds},
+                 &errors_);
+    if (!scheduling->has_preemptible()) scheduling->set_preemptible(true);
+    v1::WorkerConstraints* constraints = scheduling->mutable_constraints();
+    const std::string field = "scheduling.constraints.";
+    CheckLabelText(absl::StrCat(field, "device_kind"), constraints->device_kind(),
+                   /*may_be_empty=*/true, &errors_);
+    if (!constraints->has_min_slot_memory_bytes()) constraints->set_min_slot_memory_bytes(0);
+    CheckInteger(absl::StrCat(field, "min_slot_memory_bytes"), constraints->min_slot_memory_bytes(),
+                 {0, kMaxSlotMemoryBytes}, &errors_);
+    if (constraints->labels_size() > kMaxLabels) {
+      errors_.Add(absl::StrCat(field, "labels"), absl::StrCat("has ", constraints->labels_size(),
+                                                              "; allowed: at most ", kMaxLabels));
+      return;
+    }
+    for (const auto& [key, value] : constraints->labels()) {
+      CheckLabelText(absl::StrCat(field, "labels"), key, /*may_be_empty=*/false, &errors_);
+      CheckLabelText(absl::StrCat(field, "labels.", key), value, /*may_be_empty=*/true, &errors_);
+    }
   }
 
   void ResolveHealth(v1::HealthSpec* health) {
@@ -199,6 +225,8 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_restart();
   identity.clear_checkpoint();
   identity.clear_health();
+  identity.clear_project();
+  identity.clear_scheduling();
   // Only a name for dimensions that are all there.
   identity.mutable_model()->clear_preset();
   // As it was before there was a choice.

@@ -116,6 +116,12 @@ loss:
 health:
   interval: 0
   shadow: false
+project: default
+scheduling:
+  max_run_time: 0
+  preemptible: true
+  constraints:
+    min_slot_memory_bytes: 0
 )");
   EXPECT_EQ(job.total_steps, 100);
   EXPECT_EQ(job.tokens_per_step, 16 * 256);

@@ -46,6 +46,9 @@ inline constexpr int kMaxPatternBytes = 256;
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxFailures = 1000;
+inline constexpr int32_t kMaxSlots = 1 << 16;
+inline constexpr int64_t kMaxRunTimeSeconds = 10LL * 365 * 24 * 3600;
+inline constexpr int64_t kMaxSlotMemoryBytes = int64_t{1} << 50;
 
 }  // namespace nibble::spec
 

@@ -58,7 +58,9 @@ const std::vector<IntegerField>& IntegerFields() {
       {"precision.weight_block_rows", {"-1", "0", "2", "32"}},
       {"checkpoint.interval", {"-1", "1000000001"}},
       {"checkpoint.keep", {"-1", "0", "1001"}},
-      {"resources.slots", {"-1", "0", "2"}},
+      {"resources.slots", {"-1", "0", "65537"}},
+      {"scheduling.max_run_time", {"-1", "315360001"}},
+      {"scheduling.constraints.min_slot_memory_bytes", {"-1", "1125899906842625"}},
       {"resources.threads", {"-1", "1025"}},
       {"restart.max_failures", {"-1", "1001"}},
   };

@@ -95,12 +95,16 @@ void WorkerApi::RegisterWorker(const v1::RegisterWorkerRequest& request,
   check.Text(request.version(), kMaxTextBytes, "version");
   check.InRange(request.slots(), {0, scheduler::kMaxSlotsOfWorker}, "slots");
   CheckAttempts(request.running(), "running", &check);
+  check.InRange(request.slot_memory_bytes(), {0, int64_t{1} << 60}, "slot_memory_bytes");
+  check.Labels(request.labels(), "labels");
   const absl::Status checked = check.Result();
   if (!checked.ok()) return reply(checked);
   scheduler::WorkerRegistered event{
       request.worker_id(),   request.incarnation(), request.host(),    request.device_kind(),
       request.device_name(), request.slots(),       request.version(), {}};
   for (const v1::AttemptKey& key : request.running()) event.running.push_back(FromProto(key));
+  event.slot_memory_bytes = request.slot_memory_bytes();
+  event.labels.insert(request.labels().begin(), request.labels().end());
   parts_.coordinator->Post(
       std::move(event),
       AnswerWith<v1::RegisterWorkerResponse>(reply, [](const scheduler::Reply& answer) {
