@@ -30,15 +30,30 @@ class HostBuffer : public DeviceBuffer {
 }  // namespace
 
 Support HostBackend::Supports(const OperandFormat& format) const {
-  if (format.hadamard_size != 0 && format.hadamard_size != 16) return Support::kUnsupported;
-  if (format.format != Format::kNvfp4) {
+  if (!IsQuantised(format.format)) {
     // Nothing to transform or to draw for: the values are the source's own.
-    return format.hadamard_size == 0 && format.rounding == Rounding::kNearest &&
-                   format.block_rows == 1
-               ? Support::kNative
-               : Support::kUnsupported;
+    OperandFormat plain;
+    plain.format = format.format;
+    return format == plain ? Support::kNative : Support::kUnsupported;
   }
-  if (format.block_rows != 1 && format.block_rows != 16) return Support::kUnsupported;
+  const int hadamard = format.hadamard_size;
+  if (hadamard != 0 && hadamard != 4 && hadamard != 16 && hadamard != 32 && hadamard != 64 &&
+      hadamard != 128) {
+    return Support::kUnsupported;
+  }
+  // MX blocks run along one dimension only; FP8 tensor-wise has none.
+  const bool tiles = format.format == Format::kNvfp4 || format.format == Format::kFp8Block;
+  if (format.block_rows != 1 && !(tiles && format.block_rows == BlockSizeOf(format.format))) {
+    return Support::kUnsupported;
+  }
+  if (format.rounding == Rounding::kStochastic && !HasE2m1Elements(format.format)) {
+    return Support::kUnsupported;
+  }
+  if (format.block_target != BlockTarget::kSix &&
+      (format.format != Format::kNvfp4 || hadamard != 0 ||
+       format.rounding == Rounding::kStochastic)) {
+    return Support::kUnsupported;
+  }
   return Support::kEmulated;
 }
 

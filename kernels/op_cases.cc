@@ -11,12 +11,13 @@
 
 namespace nibble::kernels {
 
-absl::StatusOr<std::unique_ptr<OpCaseReader>> OpCaseReader::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<OpCaseReader>> OpCaseReader::Open(const std::string& path,
+                                                                   int64_t granularity) {
   FILE* file = std::fopen(path.c_str(), "rb");
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
   struct stat info = {};
   const bool known = fstat(fileno(file), &info) == 0 && S_ISREG(info.st_mode);
-  auto reader = absl::WrapUnique(new OpCaseReader(file, known ? info.st_size : 0));
+  auto reader = absl::WrapUnique(new OpCaseReader(file, known ? info.st_size : 0, granularity));
   if (!known) return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
   NIBBLE_RETURN_IF_ERROR(reader->Read(&reader->count_, sizeof(reader->count_)));
   if (reader->count_ < 0) {
@@ -54,9 +55,10 @@ absl::StatusOr<OpCase> OpCaseReader::Next() {
   if (result.tile != 1 && result.tile != 16) {
     return malformed(absl::StrCat("tile is ", result.tile, "; it takes 1 or 16"));
   }
-  if (result.rows <= 0 || result.cols <= 0 || result.rows % 16 != 0 || result.cols % 16 != 0) {
+  if (result.rows <= 0 || result.cols <= 0 || result.rows % granularity_ != 0 ||
+      result.cols % granularity_ != 0) {
     return malformed(absl::StrCat("the matrix is [", result.rows, ", ", result.cols,
-                                  "]; both take positive multiples of 16"));
+                                  "]; both take positive multiples of ", granularity_));
   }
   // Both are below 2^31: the product fits 64 bits, and only four times it may not.
   const int64_t elements = result.rows * result.cols;

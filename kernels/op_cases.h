@@ -26,11 +26,13 @@ struct OpCase {
 class OpCaseReader {
  public:
   // NOT_FOUND, PERMISSION_DENIED; INVALID_ARGUMENT: not a regular file, or its head is malformed.
-  static absl::StatusOr<std::unique_ptr<OpCaseReader>> Open(const std::string& path);
+  // Dimensions of every case are to be multiples of `granularity`.
+  static absl::StatusOr<std::unique_ptr<OpCaseReader>> Open(const std::string& path,
+                                                            int64_t granularity);
 
   int32_t count() const { return count_; }
   // INVALID_ARGUMENT, with the number of the case: a tile other than 1 or 16, a dimension that is
-  // not a positive multiple of 16, a NaN, or the file is too short.
+  // not a positive multiple of the granularity, a NaN, or the file is too short.
   absl::StatusOr<OpCase> Next();
   // INVALID_ARGUMENT: bytes follow the last case.
   absl::Status ExpectEnd() const;
@@ -39,11 +41,13 @@ class OpCaseReader {
   struct Closer {
     void operator()(FILE* file) const { std::fclose(file); }
   };
-  OpCaseReader(FILE* file, int64_t bytes) : file_(file), bytes_left_(bytes) {}
+  OpCaseReader(FILE* file, int64_t bytes, int64_t granularity)
+      : file_(file), bytes_left_(bytes), granularity_(granularity) {}
   absl::Status Read(void* to, int64_t bytes);
 
   std::unique_ptr<FILE, Closer> file_;
   int64_t bytes_left_;
+  const int64_t granularity_;
   int32_t count_ = 0;
   int32_t next_ = 0;
 };

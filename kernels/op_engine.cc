@@ -8,6 +8,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/nvfp4/bf16.h"
 #include "kernels/nvfp4/e2m1.h"
+#include "kernels/reference/operand.h"
 #include "kernels/reference/quantize.h"
 
 namespace nibble::kernels {
@@ -43,6 +44,11 @@ class ReferenceEngine : public OpEngine {
     reference::QuantizedMatrix q = reference::Quantize(request);
     return {q.rows, q.cols, q.amax, q.decode, Packed(q.codes), std::move(q.scales)};
   }
+  std::vector<float> RoundTrip(const OperandRequest& request) override {
+    std::vector<char> storage(reference::OperandBytes(request.format, request.source.dtype,
+                                                      request.source.rows, request.source.cols));
+    return DequantizedValues(reference::PrepareOperand(request, storage.data()));
+  }
   std::vector<float> Hadamard(const OperandRequest& request) override {
     return reference::QuantizerInput(request);
   }
@@ -53,7 +59,7 @@ class CpuEngine : public OpEngine {
   CpuEngine(int threads, cpu::Isa isa)
       : pool_(threads),
         scratch_(threads),
-        context_{pool_, scratch_, cpu::NativeBf16Products()},
+        context_{pool_, scratch_, /*native_bf16=*/false},
         operands_(context_, isa) {}
 
   PackedNvfp4 Quantize(const OperandRequest& request) override {
@@ -77,6 +83,12 @@ class CpuEngine : public OpEngine {
       result.scales = std::move(repeated);
     }
     return result;
+  }
+
+  std::vector<float> RoundTrip(const OperandRequest& request) override {
+    std::vector<char> storage(operands_.Bytes(request.format, request.source.dtype,
+                                              request.source.rows, request.source.cols));
+    return DequantizedValues(operands_.Prepare(request, storage.data()));
   }
 
   std::vector<float> Hadamard(const OperandRequest& request) override {

@@ -28,6 +28,9 @@ class OpEngine {
   // The quantiser behind PrepareOperand. REQUIRES: format kNvfp4; the source's dimensions are
   // multiples of 16.
   virtual PackedNvfp4 Quantize(const OperandRequest& request) = 0;
+  // Quantised and back in FP32, without what a BF16 storage of subnormals would lose: [rows, cols].
+  // Any format; dimensions as PrepareOperand takes them.
+  virtual std::vector<float> RoundTrip(const OperandRequest& request) = 0;
   // The transform alone, along the operand's columns: [rows, cols] FP32, rounded to BF16.
   virtual std::vector<float> Hadamard(const OperandRequest& request) = 0;
 };

@@ -6,10 +6,12 @@
 //   --mode=rht          Hadamard transform along rows, FP32
 //   --mode=swizzle      the scales in cuBLASLt's layout
 //   --mode=gemm         per pair of cases X, W: X W^T in FP32; X 1x16, W 16x16, to nearest
-//   --mode=roundtrip    --recipe=nvfp4 --operand=activation|weight: dequantised FP32
+//   --mode=roundtrip    --recipe, --operand=activation|weight: dequantised FP32, to nearest. Recipes
+//                       other than nvfp4 take matrices of any size.
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -82,6 +84,31 @@ OperandRequest RequestOf(OpCase& c, int block_rows) {
   return request;
 }
 
+// The format that a recipe has for an operand to nearest; nothing for an unknown recipe.
+std::optional<OperandFormat> FormatOf(absl::string_view recipe, bool weight) {
+  OperandFormat format;
+  if (recipe == "fp32") {
+    format.format = Format::kF32;
+  } else if (recipe == "bf16") {
+    format.format = Format::kBF16;
+  } else if (recipe == "fp8") {
+    format.format = Format::kFp8;
+  } else if (recipe == "fp8_blockwise") {
+    format.format = Format::kFp8Block;
+  } else if (recipe == "mxfp8") {
+    format.format = Format::kMxfp8;
+  } else if (recipe == "mxfp4") {
+    format.format = Format::kMxfp4;
+  } else if (recipe == "nvfp4") {
+    format.format = Format::kNvfp4;
+  } else {
+    return std::nullopt;
+  }
+  const bool tiles = format.format == Format::kNvfp4 || format.format == Format::kFp8Block;
+  if (weight && tiles) format.block_rows = BlockSizeOf(format.format);
+  return format;
+}
+
 std::vector<uint8_t> Swizzled(const PackedNvfp4& packed) {
   const int64_t across = packed.cols / 16;
   std::vector<uint8_t> out(nvfp4::SwizzledBytes(packed.rows, across), 0);
@@ -122,9 +149,8 @@ class Runner {
       return out.Write(engine_->Hadamard(request));
     }
     if (options_.mode == "roundtrip") {
-      request.format.block_rows = options_.operand == "weight" ? 16 : 1;
-      NIBBLE_ASSIGN_OR_RETURN(const Prepared prepared, Prepare(request));
-      return out.Write(DequantizedValues(prepared.operand));
+      request.format = *FormatOf(options_.recipe, options_.operand == "weight");
+      return out.Write(engine_->RoundTrip(request));
     }
     if (options_.mode == "quantize_sr") {
       request.format.rounding = Rounding::kStochastic;
@@ -197,7 +223,8 @@ absl::Status Run(const Options& options) {
   NIBBLE_ASSIGN_OR_RETURN(auto backend, CreateBackend(options.backend, backend_options));
   Runner runner(options, std::move(engine), std::move(backend));
   NIBBLE_RETURN_IF_ERROR(runner.ReadKey());
-  NIBBLE_ASSIGN_OR_RETURN(auto cases, OpCaseReader::Open(options.in));
+  const bool any_size = options.mode == "roundtrip" && options.recipe != "nvfp4";
+  NIBBLE_ASSIGN_OR_RETURN(auto cases, OpCaseReader::Open(options.in, any_size ? 1 : 16));
   Output out(options.out);
   NIBBLE_RETURN_IF_ERROR(runner.Run(*cases, out));
   return out.Close();
@@ -219,7 +246,8 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "quantize_sr: 64 bits, decimal or 0x");
   app.add_option("--tensor", options.tensor, "quantize_sr: tensor id");
   app.add_option("--step", options.step, "quantize_sr: training step, from 0");
-  app.add_option("--recipe", options.recipe, "roundtrip: recipe")->check(CLI::IsMember({"nvfp4"}));
+  app.add_option("--recipe", options.recipe, "roundtrip: recipe")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp8", "fp8_blockwise", "mxfp8", "mxfp4", "nvfp4"}));
   app.add_option("--operand", options.operand, "roundtrip: operand")
       ->check(CLI::IsMember({"activation", "weight"}));
   app.add_option("--threads", options.threads, "compute threads; 0: all processors");

@@ -85,7 +85,7 @@ class CpuBackend : public HostBackend {
     return operands_.Prepare(request, storage);
   }
   bool CanTranspose(const Operand& operand) const override {
-    return operand.format.format != Format::kNvfp4 || operand.format.block_rows == 16;
+    return SurvivesTransposition(operand.format);
   }
   Operand Transposed(const Operand& operand) const override { return cpu::Transposed(operand); }
   void Multiply(const Operand& a, const Operand& b, Matrix c, bool accumulate) override {

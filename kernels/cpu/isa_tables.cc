@@ -8,6 +8,7 @@ namespace nibble::kernels::cpu {
 #define NIBBLE_TABLES(isa)                       \
   namespace isa {                                \
   extern const QuantizeKernels kQuantizeKernels; \
+  extern const ScaledKernels kScaledKernels;     \
   extern const ProductKernels kProductKernels;   \
   }
 NIBBLE_TABLES(baseline)
@@ -20,6 +21,13 @@ const QuantizeKernels& QuantizeKernelsFor(Isa isa) {
   return isa == Isa::kAvx512 ? avx512::kQuantizeKernels
          : isa == Isa::kAvx2 ? avx2::kQuantizeKernels
                              : baseline::kQuantizeKernels;
+}
+
+const ScaledKernels& ScaledKernelsFor(Isa isa) {
+  NIBBLE_CHECK(isa <= DetectIsa());
+  return isa == Isa::kAvx512 ? avx512::kScaledKernels
+         : isa == Isa::kAvx2 ? avx2::kScaledKernels
+                             : baseline::kScaledKernels;
 }
 
 const ProductKernels& ProductKernelsFor(Isa isa) {

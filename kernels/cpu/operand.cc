@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/nvfp4/bits.h"
+#include "kernels/nvfp4/hadamard.h"
 #include "kernels/nvfp4/scales.h"
 
 namespace nibble::kernels::cpu {
@@ -20,7 +21,10 @@ constexpr int64_t kBandRows = 16;
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 QuantizeJob JobOf(const OperandRequest& request, float amax, float* decode) {
-  const nvfp4::TensorScale tensor = nvfp4::TensorScaleOf(amax);
+  const BlockTarget target = request.format.block_target;
+  const nvfp4::TensorScale tensor =
+      nvfp4::TensorScaleOf(amax, target == BlockTarget::kSix ? nvfp4::kTensorRange
+                                                             : nvfp4::kFourOverSixTensorRange);
   *decode = tensor.decode;
   QuantizeJob job;
   job.source = request.source.data;
@@ -30,18 +34,25 @@ QuantizeJob JobOf(const OperandRequest& request, float amax, float* decode) {
   const bool tiles = request.format.block_rows == 16;
   job.shape = request.transpose ? (tiles ? BlockShape::kTileTransposed : BlockShape::kColumn)
                                 : (tiles ? BlockShape::kTile : BlockShape::kRow);
-  job.multiplier = tensor.multiplier;
-  job.decode = tensor.decode;
+  job.tensor = tensor;
+  job.target = target;
   job.stochastic = request.format.rounding == Rounding::kStochastic;
   job.key = request.key;
   return job;
 }
 
+bool IsDefaultTransform(const OperandFormat& format) {
+  return format.hadamard_size == nvfp4::kHadamardSize &&
+         format.hadamard_signs == HadamardSigns::kFixed;
+}
+
 void CheckShape(const OperandRequest& request) {
   const OperandFormat& format = request.format;
   NIBBLE_CHECK(format.block_rows == 1 || format.block_rows == 16);
-  NIBBLE_CHECK(format.hadamard_size == 0 || format.hadamard_size == 16);
   NIBBLE_CHECK(request.source.cols % 16 == 0);
+  // Four over six is for forward operands, which are never transposed.
+  NIBBLE_CHECK(format.block_target == BlockTarget::kSix ||
+               (!request.transpose && format.rounding == Rounding::kNearest));
   if (request.transpose || format.block_rows == 16 || format.hadamard_size != 0) {
     NIBBLE_CHECK(request.source.rows % 16 == 0);
   }
@@ -84,11 +95,12 @@ TileSide SideOf(const Operand& operand, int64_t row) {
 Operands::Operands(OpContext& context, Isa isa)
     : context_(context),
       quantize_(QuantizeKernelsFor(isa)),
+      scaled_(ScaledKernelsFor(isa)),
       product_(ProductKernelsFor(isa)),
       storage_(context.native_bf16 ? DType::kBF16 : DType::kF32) {}
 
 bool Operands::IsView(const OperandFormat& format, DType source) const {
-  if (format.format == Format::kNvfp4) return false;
+  if (IsQuantised(format.format)) return false;
   if (source == DType::kF32) return format.format == Format::kF32;
   // Widening once beats widening in every tile of every product.
   return context_.native_bf16;
@@ -116,12 +128,16 @@ Operand Operands::Prepare(const OperandRequest& request, void* storage) {
   void* values = static_cast<char*>(storage) + kHeaderBytes;
   operand.data = values;
   operand.storage = storage_;
+  if (!IsQuantised(request.format.format)) {
+    Convert(source, values);
+    return operand;
+  }
   if (request.format.format == Format::kNvfp4) {
     PrepareNvfp4(request, tensor_scale, values);
-    operand.tensor_scale = tensor_scale;
   } else {
-    Convert(source, values);
+    PrepareScaled(request, tensor_scale, values);
   }
+  operand.tensor_scale = tensor_scale;
   return operand;
 }
 
@@ -179,21 +195,28 @@ void Operands::RunQuantizer(const QuantizeJob& job) {
   });
 }
 
-// The job of quantising `request` without its output. A Hadamard transform along the source's rows
-// waits in `transformed` (elements of `type`); one along its columns is part of the job.
+// The job of quantising `request` without its output. A transformed source waits in `transformed`
+// (elements of `type`); only the default Hadamard transform along columns is part of the job.
 QuantizeJob Operands::MeasureAndTransform(const OperandRequest& request, void* transformed,
                                           DType type, float* amax, float* decode) {
   CheckShape(request);
   const bool transform = request.format.hadamard_size != 0;
-  const bool in_place = transform && !request.transpose;
-  *amax = nvfp4::FloatOf(transform ? TransformBands(request, in_place ? transformed : nullptr, type)
-                                   : MaxMagnitude(request.source));
+  const bool fused = transform && request.transpose && IsDefaultTransform(request.format);
+  uint32_t amax_bits = 0;
+  if (!transform) {
+    amax_bits = MaxMagnitude(request.source);
+  } else if (IsDefaultTransform(request.format)) {
+    amax_bits = TransformBands(request, fused ? nullptr : transformed, type);
+  } else {
+    amax_bits = TransformAny(request, transformed, type);
+  }
+  *amax = nvfp4::FloatOf(amax_bits);
   QuantizeJob job = JobOf(request, *amax, decode);
-  if (in_place) {
+  if (transform && !fused) {
     job.source = transformed;
     job.source_type = type;
   }
-  job.hadamard = transform && request.transpose;
+  job.hadamard = fused;
   return job;
 }
 
@@ -223,11 +246,13 @@ QuantizedSource Operands::Quantize(const OperandRequest& request) {
 
 float Operands::Hadamard(const OperandRequest& request, float* out) {
   CheckShape(request);
-  return nvfp4::FloatOf(TransformBands(request, out, DType::kF32));
+  return nvfp4::FloatOf(IsDefaultTransform(request.format)
+                            ? TransformBands(request, out, DType::kF32)
+                            : TransformAny(request, out, DType::kF32));
 }
 
 Operand Transposed(const Operand& operand) {
-  NIBBLE_CHECK(operand.format.format != Format::kNvfp4 || operand.format.block_rows == 16);
+  NIBBLE_CHECK(SurvivesTransposition(operand.format));
   Operand result = operand;
   result.rows = operand.cols;
   result.cols = operand.rows;

@@ -1,6 +1,6 @@
-// Operands and products of the CPU backend. An operand's form: see ops.h. NVFP4 is dequantised, in
-// the source's layout, to BF16 where products of BF16 are native and to FP32 elsewhere; BF16 and
-// FP32 sources are used in place where a product can read them.
+// Operands and products of the CPU backend. An operand's form: see ops.h. Quantised formats are
+// dequantised, in the source's layout, to BF16 where products of BF16 are native and to FP32
+// elsewhere; BF16 and FP32 sources are used in place where a product can read them.
 #ifndef KERNELS_CPU_OPERAND_H_
 #define KERNELS_CPU_OPERAND_H_
 
@@ -11,12 +11,14 @@
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/product_kernels.h"
 #include "kernels/cpu/quantize_kernels.h"
+#include "kernels/cpu/scaled_kernels.h"
 #include "kernels/op_args.h"
 
 namespace nibble::kernels::cpu {
 
 // Kernels of an instruction set that the machine has.
 const QuantizeKernels& QuantizeKernelsFor(Isa isa);
+const ScaledKernels& ScaledKernelsFor(Isa isa);
 const ProductKernels& ProductKernelsFor(Isa isa);
 
 // NVFP4 codes as the quantiser emits them, in the source's layout.
@@ -49,10 +51,14 @@ class Operands {
   QuantizeJob MeasureAndTransform(const OperandRequest& request, void* transformed, DType type,
                                   float* amax, float* decode);
   uint32_t TransformBands(const OperandRequest& request, void* out, DType out_type);
+  // The transform of any size and signs; `out` is not null.
+  uint32_t TransformAny(const OperandRequest& request, void* out, DType out_type);
+  void PrepareScaled(const OperandRequest& request, float* tensor_scale, void* values);
   void RunQuantizer(const QuantizeJob& job);
 
   OpContext& context_;
   const QuantizeKernels& quantize_;
+  const ScaledKernels& scaled_;
   const ProductKernels& product_;
   const DType storage_;  // of what Prepare writes
 };

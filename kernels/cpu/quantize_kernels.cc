@@ -9,15 +9,6 @@ namespace {
 
 constexpr int kBand = 16;
 
-struct F32Source {
-  using Element = float;
-  NIBBLE_SIMD F32x16 Read(const float* from) { return Load(from); }
-};
-struct BF16Source {
-  using Element = uint16_t;
-  NIBBLE_SIMD F32x16 Read(const uint16_t* from) { return LoadBf16(from); }
-};
-
 // What becomes of sixteen rounded elements: E2M1 values in FP32 and their block scales.
 struct F32Sink {
   using Element = float;
@@ -34,40 +25,33 @@ struct CodesSink {
   NIBBLE_SIMD void Write(uint8_t* to, F32x16 value, F32x16) { StoreBytes(to, CodesOf(value)); }
 };
 
-// ---- stochastic rounding: the blocks' indices and bytes ----
+// ---- four over six: nearest only ----
 
-// Sixteen block indices, split for Philox.
-struct BlockIndices {
-  int32_t low[16];
-  int32_t high[16];
-};
-NIBBLE_SIMD void SetIndex(BlockIndices* indices, int lane, uint64_t index) {
-  indices->low[lane] = static_cast<int32_t>(index);
-  indices->high[lane] = static_cast<int32_t>(index >> 32);
-}
-NIBBLE_SIMD PhiloxLanes Draw(const StochasticKey& key, const BlockIndices& indices) {
-  return RandomLanes(key, LoadI(indices.low), LoadI(indices.high));
+// What rounding leaves of sixteen elements, |error| or its square a lane, in units of s_dec.
+NIBBLE_SIMD F32x16 ErrorOf(const QuantizeJob& job, F32x16 x, float scale, float encode) {
+  const F32x16 rounded = NearestE2m1(x * Set1(encode));
+  const F32x16 error = rounded * Set1(scale) - x * Set1(job.tensor.encode);
+  return job.target == BlockTarget::kFourOrSixByAbsoluteError ? Abs(error) : error * error;
 }
 
-// The 16 bytes of each block in order, from words by lane.
-NIBBLE_SIMD void BytesByBlock(const PhiloxLanes& random, uint8_t* bytes) {
-  int32_t words[4][16];
-  for (int w = 0; w < 4; ++w) StoreI(words[w], random.word[w]);
-  for (int lane = 0; lane < 16; lane += 4) {
-    __m128 row[4];
-    for (int w = 0; w < 4; ++w) row[w] = _mm_loadu_ps((const float*)&words[w][lane]);
-    _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
-    for (int i = 0; i < 4; ++i) _mm_storeu_ps((float*)(bytes + 16 * (lane + i)), row[i]);
-  }
+// Of two scales for each of sixteen blocks, the second where its error is smaller.
+// measure(scale, encode, error): the errors with the scales of an array of sixteen.
+template <class Measure>
+NIBBLE_SIMD BlockScales Better(const BlockScales& six, const BlockScales& four,
+                               const Measure& measure) {
+  float scale[16], encode[16];
+  float error_six[16] = {}, error_four[16] = {};
+  Store(scale, six.scale);
+  Store(encode, six.encode);
+  measure(scale, encode, error_six);
+  Store(scale, four.scale);
+  Store(encode, four.encode);
+  measure(scale, encode, error_four);
+  const I32x16 choose = Less(Load(error_four), Load(error_six));
+  return {Select(choose, four.scale, six.scale), Select(choose, four.encode, six.encode)};
 }
 
 // ---- kRow ----
-
-// Index of the operand's block (row, col / 16).
-NIBBLE_SIMD uint64_t BlockIndex(const StochasticKey& key, int64_t row, int64_t block_col) {
-  return static_cast<uint64_t>(key.first_row + row) * static_cast<uint64_t>(key.total_cols / 16) +
-         static_cast<uint64_t>(key.first_col / 16 + block_col);
-}
 
 // Up to 16 blocks that follow each other in memory, wherever rows end.
 template <class Source, class Sink, bool kStochastic>
@@ -77,7 +61,16 @@ static void QuantizeBlocks(const QuantizeJob& job, int64_t first_block, int coun
   auto* out = static_cast<typename Sink::Element*>(job.out) + first_block * 16;
   float amax[16] = {};
   for (int i = 0; i < count; ++i) amax[i] = ReduceMax(Abs(Source::Read(in + 16 * i)));
-  const BlockScales scales = ScalesOf(Load(amax), job.multiplier, job.decode);
+  BlockScales scales = ScalesOf(Load(amax), job.tensor.multiplier, job.tensor.decode);
+  if (job.target != BlockTarget::kSix) {
+    const BlockScales four =
+        ScalesOf(Load(amax), job.tensor.multiplier_to_four, job.tensor.decode);
+    scales = Better(scales, four, [&](const float* scale, const float* encode, float* error) {
+      for (int i = 0; i < count; ++i) {
+        error[i] = ReduceAdd(ErrorOf(job, Source::Read(in + 16 * i), scale[i], encode[i]));
+      }
+    });
+  }
   float scale[16], encode[16];
   Store(scale, scales.scale);
   Store(encode, scales.encode);
@@ -129,7 +122,7 @@ NIBBLE_SIMD void Butterfly(NativeF* g) {
   g[kFirst + kStride] = a - b;
 }
 
-// Written out, because GCC 12 does not unroll the loops of nvfp4::Hadamard16 and so keeps the
+// Written out, because GCC 12 does not unroll the loops of nvfp4::Hadamard and so keeps the
 // vectors in memory.
 template <int kStride>
 NIBBLE_SIMD void Butterflies(NativeF* g) {
@@ -143,7 +136,7 @@ NIBBLE_SIMD void Butterflies(NativeF* g) {
   Butterfly<kStride, 7>(g);
 }
 
-// nvfp4::Hadamard16 before its rounding on a native vector of groups: element i of each in g[i]. A
+// nvfp4::Hadamard before its rounding on a native vector of groups: element i of each in g[i]. A
 // native vector at a time, because sixteen of them are all the registers of AVX2.
 NIBBLE_SIMD void HadamardPart(NativeF* g) {
   static_assert(nvfp4::kHadamardSize == 16);
@@ -167,14 +160,6 @@ NIBBLE_SIMD void HadamardLanes(F32x16* g) {
   }
 }
 
-// RoundToBf16 of anything but a NaN, which may become any value: the maximum, taken before the
-// rounding, says that there is one.
-NIBBLE_SIMD F32x16 RoundFinite(F32x16 a) {
-  const I32x16 bits = BitsOf(a);
-  const I32x16 even = ShiftRight(bits, 16) & Set1I(1);
-  return FloatOf((bits + Set1I(0x7fff) + even) & Set1I(static_cast<int32_t>(0xffff0000u)));
-}
-
 // ---- kColumn: lanes are columns, so that amax, scales and random words never cross lanes ----
 
 template <class Source, class Sink, bool kStochastic>
@@ -194,7 +179,7 @@ static void QuantizeColumns(const QuantizeJob& job, BandRange bands) {
       F32x16 amax = Abs(x[0]);
       for (int r = 1; r < kBand; ++r) amax = Max(amax, Abs(x[r]));
       if (job.shape == BlockShape::kTileTransposed) amax = Set1(ReduceMax(amax));
-      const BlockScales scales = ScalesOf(amax, job.multiplier, job.decode);
+      const BlockScales scales = ScalesOf(amax, job.tensor.multiplier, job.tensor.decode);
       PhiloxLanes random;
       if (kStochastic) {
         BlockIndices indices;
@@ -242,6 +227,17 @@ static void QuantizeTile(const QuantizeJob& job, int64_t row, int64_t col, float
   }
 }
 
+template <class Source>
+static float TileError(const QuantizeJob& job, int64_t row, int64_t col, float scale,
+                       float encode) {
+  const auto* in = static_cast<const typename Source::Element*>(job.source) + row * job.cols + col;
+  F32x16 lanes = Zero();
+  for (int r = 0; r < kBand; ++r) {
+    lanes = lanes + ErrorOf(job, Source::Read(in + r * job.cols), scale, encode);
+  }
+  return ReduceAdd(lanes);
+}
+
 template <class Source, class Sink, bool kStochastic>
 static void QuantizeTiles(const QuantizeJob& job, BandRange bands) {
   const int64_t tiles_a_row = job.cols / 16;
@@ -256,7 +252,17 @@ static void QuantizeTiles(const QuantizeJob& job, BandRange bands) {
         for (int r = 0; r < kBand; ++r) lanes = Max(lanes, Abs(Source::Read(in + r * job.cols)));
         amax[i] = ReduceMax(lanes);
       }
-      const BlockScales scales = ScalesOf(Load(amax), job.multiplier, job.decode);
+      BlockScales scales = ScalesOf(Load(amax), job.tensor.multiplier, job.tensor.decode);
+      if (job.target != BlockTarget::kSix) {
+        const BlockScales four =
+            ScalesOf(Load(amax), job.tensor.multiplier_to_four, job.tensor.decode);
+        scales = Better(scales, four, [&](const float* scale, const float* encode, float* error) {
+          for (int i = 0; i < count; ++i) {
+            error[i] =
+                TileError<Source>(job, band * kBand, (first + i) * 16, scale[i], encode[i]);
+          }
+        });
+      }
       float scale[16], encode[16];
       Store(scale, scales.scale);
       Store(encode, scales.encode);
@@ -313,48 +319,25 @@ void Quantize(const QuantizeJob& job, BandRange bands) {
 
 // ---- maximum ----
 
-NIBBLE_SIMD I32x16 MaxI(I32x16 a, I32x16 b) {
-  for (int p = 0; p < kParts; ++p) a.part[p] = a.part[p] > b.part[p] ? a.part[p] : b.part[p];
-  return a;
-}
-
-NIBBLE_SIMD uint32_t LargestLane(I32x16 a) {
-  int32_t lanes[16];
-  StoreI(lanes, a);
-  int32_t largest = 0;
-  for (int i = 0; i < 16; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
-  return static_cast<uint32_t>(largest);
-}
-
 template <class Source>
 static uint32_t MaxOf(const void* source, int64_t size) {
   const auto* in = static_cast<const typename Source::Element*>(source);
-  const I32x16 magnitude = Set1I(0x7fffffff);
   I32x16 largest[2] = {};  // two chains hide the latency
   int64_t i = 0;
   for (; i + 32 <= size; i += 32) {
-    largest[0] = MaxI(largest[0], BitsOf(Source::Read(in + i)) & magnitude);
-    largest[1] = MaxI(largest[1], BitsOf(Source::Read(in + i + 16)) & magnitude);
+    largest[0] = MaxI(largest[0], MagnitudeBits(Source::Read(in + i)));
+    largest[1] = MaxI(largest[1], MagnitudeBits(Source::Read(in + i + 16)));
   }
-  if (i < size) largest[0] = MaxI(largest[0], BitsOf(Source::Read(in + i)) & magnitude);
+  for (; i + 16 <= size; i += 16) largest[0] = MaxI(largest[0], MagnitudeBits(Source::Read(in + i)));
+  if (i < size) largest[0] = MaxI(largest[0], MagnitudeBits(Source::ReadPart(in + i, size - i)));
   return LargestLane(MaxI(largest[0], largest[1]));
 }
 
-// `size` is a multiple of 16.
 uint32_t MaxMagnitudeBits(const void* source, DType type, int64_t size) {
   return type == DType::kBF16 ? MaxOf<BF16Source>(source, size) : MaxOf<F32Source>(source, size);
 }
 
 // ---- Hadamard transform and its maximum ----
-
-NIBBLE_SIMD void TransposeLanes(F32x16* g) {
-  float from[16][16], to[16][16];
-  for (int i = 0; i < 16; ++i) Store(from[i], g[i]);
-  for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < 16; ++j) to[j][i] = from[i][j];
-  }
-  for (int i = 0; i < 16; ++i) g[i] = Load(to[i]);
-}
 
 template <class Source>
 static uint32_t HadamardBands(const HadamardJob& job, BandRange bands) {
@@ -366,7 +349,7 @@ static uint32_t HadamardBands(const HadamardJob& job, BandRange bands) {
       for (int i = 0; i < 16; ++i) g[i] = Source::Read(in + (row + i) * job.cols + col);
       if (!job.along_columns) TransposeLanes(g);
       HadamardLanes(g);
-      for (int i = 0; i < 16; ++i) largest = MaxI(largest, BitsOf(g[i]) & Set1I(0x7fffffff));
+      for (int i = 0; i < 16; ++i) largest = MaxI(largest, MagnitudeBits(g[i]));
       if (job.out == nullptr) continue;
       if (!job.along_columns) TransposeLanes(g);
       for (int i = 0; i < 16; ++i) {

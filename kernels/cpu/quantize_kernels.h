@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/nvfp4/scales.h"
 #include "kernels/op_args.h"
 
 namespace nibble::kernels::cpu {
@@ -38,8 +39,8 @@ struct QuantizeJob {
   // kCodes: kRow [rows, cols / 16]; kColumn [cols, rows / 16]; kTile [rows / 16, cols / 16];
   // kTileTransposed like kColumn.
   uint8_t* scales = nullptr;
-  float multiplier = 0;  // nvfp4::TensorScale
-  float decode = 0;
+  nvfp4::TensorScale tensor = {};
+  BlockTarget target = BlockTarget::kSix;  // others: kRow and kTile to nearest
   // The Hadamard transform of the columns' groups of 16 first, not stored anywhere: doing it twice
   // costs less than the memory it would wait in. kColumn and kTileTransposed.
   bool hadamard = false;

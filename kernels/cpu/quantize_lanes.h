@@ -7,6 +7,7 @@
 #include "kernels/nvfp4/e4m3.h"
 #include "kernels/nvfp4/philox.h"
 #include "kernels/nvfp4/scales.h"
+#include "kernels/op_args.h"
 
 namespace nibble::kernels::cpu {
 namespace NIBBLE_ISA {
@@ -147,6 +148,95 @@ NIBBLE_SIMD void StoreBytes(uint8_t* to, I32x16 lanes) {
   int32_t values[16];
   StoreI(values, lanes);
   for (int i = 0; i < 16; ++i) to[i] = static_cast<uint8_t>(values[i]);
+}
+
+// ---- matrices in memory ----
+
+struct F32Source {
+  using Element = float;
+  NIBBLE_SIMD F32x16 Read(const float* from) { return Load(from); }
+  // `count` lanes, 1 to 16; the others are zero.
+  NIBBLE_SIMD F32x16 ReadPart(const float* from, int64_t count) { return LoadPartial(from, count); }
+};
+struct BF16Source {
+  using Element = uint16_t;
+  NIBBLE_SIMD F32x16 Read(const uint16_t* from) { return LoadBf16(from); }
+  NIBBLE_SIMD F32x16 ReadPart(const uint16_t* from, int64_t count) {
+    uint16_t lanes[16] = {};
+    __builtin_memcpy(lanes, from, count * 2);
+    return LoadBf16(lanes);
+  }
+};
+
+NIBBLE_SIMD void TransposeLanes(F32x16* g) {
+  float from[16][16], to[16][16];
+  for (int i = 0; i < 16; ++i) Store(from[i], g[i]);
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 16; ++j) to[j][i] = from[i][j];
+  }
+  for (int i = 0; i < 16; ++i) g[i] = Load(to[i]);
+}
+
+// RoundToBf16 of anything but a NaN, which may become any value: the maximum, taken before the
+// rounding, says that there is one.
+NIBBLE_SIMD F32x16 RoundFinite(F32x16 a) {
+  const I32x16 bits = BitsOf(a);
+  const I32x16 even = ShiftRight(bits, 16) & Set1I(1);
+  return FloatOf((bits + Set1I(0x7fff) + even) & Set1I(static_cast<int32_t>(0xffff0000u)));
+}
+
+// ---- magnitudes as integers, so that a NaN counts above infinity ----
+
+NIBBLE_SIMD I32x16 MagnitudeBits(F32x16 a) { return BitsOf(a) & Set1I(0x7fffffff); }
+
+NIBBLE_SIMD I32x16 MaxI(I32x16 a, I32x16 b) {
+  for (int p = 0; p < kParts; ++p) a.part[p] = a.part[p] > b.part[p] ? a.part[p] : b.part[p];
+  return a;
+}
+
+NIBBLE_SIMD uint32_t LargestLane(I32x16 a) {
+  int32_t lanes[16];
+  StoreI(lanes, a);
+  __m128i largest = _mm_loadu_si128((const __m128i*)lanes);
+  for (int i = 4; i < 16; i += 4) {
+    largest = _mm_max_epi32(largest, _mm_loadu_si128((const __m128i*)(lanes + i)));
+  }
+  largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0x4e));
+  largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0xb1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(largest));
+}
+
+// ---- stochastic rounding: the blocks' indices and bytes ----
+
+// Sixteen block indices, split for Philox.
+struct BlockIndices {
+  int32_t low[16];
+  int32_t high[16];
+};
+NIBBLE_SIMD void SetIndex(BlockIndices* indices, int lane, uint64_t index) {
+  indices->low[lane] = static_cast<int32_t>(index);
+  indices->high[lane] = static_cast<int32_t>(index >> 32);
+}
+NIBBLE_SIMD PhiloxLanes Draw(const StochasticKey& key, const BlockIndices& indices) {
+  return RandomLanes(key, LoadI(indices.low), LoadI(indices.high));
+}
+
+// The 16 bytes of each block in order, from words by lane.
+NIBBLE_SIMD void BytesByBlock(const PhiloxLanes& random, uint8_t* bytes) {
+  int32_t words[4][16];
+  for (int w = 0; w < 4; ++w) StoreI(words[w], random.word[w]);
+  for (int lane = 0; lane < 16; lane += 4) {
+    __m128 row[4];
+    for (int w = 0; w < 4; ++w) row[w] = _mm_loadu_ps((const float*)&words[w][lane]);
+    _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
+    for (int i = 0; i < 4; ++i) _mm_storeu_ps((float*)(bytes + 16 * (lane + i)), row[i]);
+  }
+}
+
+// Index of the operand's block (row, col / 16).
+NIBBLE_SIMD uint64_t BlockIndex(const StochasticKey& key, int64_t row, int64_t block_col) {
+  return static_cast<uint64_t>(key.first_row + row) * static_cast<uint64_t>(key.total_cols / 16) +
+         static_cast<uint64_t>(key.first_col / 16 + block_col);
 }
 
 }  // namespace NIBBLE_ISA

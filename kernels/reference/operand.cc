@@ -19,6 +19,17 @@ bool IsView(const OperandFormat& format, DType source) {
          (format.format == Format::kBF16 && source == DType::kBF16);
 }
 
+// Returns the tensor scale.
+template <class Quantized>
+float WriteValues(const Quantized& quantized, float* values) {
+  for (int64_t r = 0; r < quantized.rows; ++r) {
+    for (int64_t c = 0; c < quantized.cols; ++c) {
+      values[r * quantized.cols + c] = quantized.ValueAt(r, c);
+    }
+  }
+  return quantized.decode;
+}
+
 std::vector<double> Values(const Operand& operand) {
   std::vector<double> values(operand.rows * operand.cols);
   for (int64_t r = 0; r < operand.rows; ++r) {
@@ -55,19 +66,14 @@ Operand PrepareOperand(const OperandRequest& request, void* storage) {
     for (int64_t i = 0; i < source.size(); ++i) values[i] = nvfp4::RoundToBf16(x[i]);
     return operand;
   }
-  const QuantizedMatrix quantized = Quantize(request);
-  for (int64_t r = 0; r < operand.rows; ++r) {
-    for (int64_t c = 0; c < operand.cols; ++c) {
-      values[r * operand.cols + c] = quantized.ValueAt(r, c);
-    }
-  }
-  *tensor_scale = quantized.decode;
+  *tensor_scale = request.format.format == Format::kNvfp4 ? WriteValues(Quantize(request), values)
+                                                           : WriteValues(QuantizeScaled(request), values);
   operand.tensor_scale = tensor_scale;
   return operand;
 }
 
 Operand Transposed(const Operand& operand) {
-  NIBBLE_CHECK(operand.format.format != Format::kNvfp4 || operand.format.block_rows == 16);
+  NIBBLE_CHECK(SurvivesTransposition(operand.format));
   Operand result = operand;
   result.rows = operand.cols;
   result.cols = operand.rows;

@@ -1,5 +1,5 @@
 // Operands and products of the reference backend. An operand's form: see Get(Operand) in ops.h.
-// NVFP4 is dequantised to FP32 without its tensor scale.
+// Quantised formats are dequantised to FP32 without their tensor scale.
 #ifndef KERNELS_REFERENCE_OPERAND_H_
 #define KERNELS_REFERENCE_OPERAND_H_
 

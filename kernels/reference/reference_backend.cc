@@ -20,7 +20,7 @@ class ReferenceBackend : public HostBackend {
     return reference::PrepareOperand(request, storage);
   }
   bool CanTranspose(const Operand& operand) const override {
-    return operand.format.format != Format::kNvfp4 || operand.format.block_rows == 16;
+    return SurvivesTransposition(operand.format);
   }
   Operand Transposed(const Operand& operand) const override {
     return reference::Transposed(operand);

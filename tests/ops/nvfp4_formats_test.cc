@@ -131,7 +131,7 @@ TEST(HadamardTest, TimesItsTransposeIsTheIdentity) {
   float rows[16][16] = {};
   for (int i = 0; i < 16; ++i) {
     rows[i][i] = 1;
-    nvfp4::Hadamard16(rows[i]);
+    nvfp4::Hadamard(rows[i], 16, nvfp4::FixedSigns());
   }
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 16; ++j) {

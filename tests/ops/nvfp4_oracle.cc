@@ -26,8 +26,9 @@ int Search(double magnitude, int codes, Decode decode) {
 
 int SignOf(float y) { return std::signbit(y) ? 8 : 0; }
 
-// The largest grid point at or below |y| + byte / 256 of the step there.
-int StochasticCode(float y, int byte) {
+}  // namespace
+
+int OracleStochasticE2m1(float y, int byte) {
   const float magnitude = std::min(std::fabs(y), 6.0f);
   const float step = magnitude < 2 ? .5f : magnitude < 4 ? 1.f : 2.f;
   const float t = magnitude + byte / 256.0f * step;
@@ -35,8 +36,6 @@ int StochasticCode(float y, int byte) {
   while (kE2m1[code] > t) --code;
   return code;
 }
-
-}  // namespace
 
 double OracleE2m1(int code) { return code < 8 ? kE2m1[code] : -kE2m1[code - 8]; }
 
@@ -50,6 +49,13 @@ int OracleNearestE2m1(double y) {
   return Search(std::min(std::fabs(y), 6.0), 8, [](int code) { return kE2m1[code]; });
 }
 int OracleNearestE4m3(double value) { return Search(std::min(value, 448.0), 127, OracleE4m3); }
+
+double OracleE5m2(int code) {
+  const int exponent = code / 4;
+  const int mantissa = code % 4;
+  return exponent == 0 ? std::ldexp(mantissa, -16) : std::ldexp(4 + mantissa, exponent - 17);
+}
+int OracleNearestE5m2(double value) { return Search(std::min(value, 57344.0), 124, OracleE5m2); }
 
 OracleResult OracleQuantize(const std::vector<float>& x, int64_t rows, int64_t cols, int block_rows,
                             bool stochastic, const StochasticKey& key) {
@@ -81,7 +87,7 @@ OracleResult OracleQuantize(const std::vector<float>& x, int64_t rows, int64_t c
         const float y = x[row * cols + col + j] * inverse;
         const int byte = (random.v[j / 4] >> (8 * (j % 4))) & 255;
         out.codes[row * cols + col + j] = static_cast<uint8_t>(
-            SignOf(y) | (stochastic ? StochasticCode(y, byte) : OracleNearestE2m1(y)));
+            SignOf(y) | (stochastic ? OracleStochasticE2m1(y, byte) : OracleNearestE2m1(y)));
       }
     }
   }

@@ -15,6 +15,10 @@ double OracleE4m3(int code);  // 0..126
 // Nearest table entry, ties to the even code.
 int OracleNearestE2m1(double y);
 int OracleNearestE4m3(double value);
+double OracleE5m2(int code);  // 0..123
+int OracleNearestE5m2(double value);
+// The largest grid point at or below |y| + byte / 256 of the step there.
+int OracleStochasticE2m1(float y, int byte);
 
 struct OracleResult {
   float amax = 0;

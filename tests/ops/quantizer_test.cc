@@ -8,62 +8,40 @@
 
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "kernels/cpu/isa.h"
 #include "kernels/nvfp4/swizzle.h"
-#include "kernels/op_engine.h"
 #include "tests/ops/nvfp4_oracle.h"
 #include "tests/ops/operator_harness.h"
+#include "tests/ops/quantizer_variants.h"
 
 namespace nibble::kernels {
 namespace {
 
-struct Variant {
-  std::string backend;
-  std::string isa;  // of "cpu"
-  int threads;
-};
-
-std::vector<Variant> Variants() {
-  std::vector<Variant> result = {{"reference", "", 1}};
-  for (cpu::Isa isa : {cpu::Isa::kBaseline, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
-    if (isa > cpu::DetectIsa()) continue;
-    for (int threads : {1, 3}) result.push_back({"cpu", std::string(cpu::NameOf(isa)), threads});
-  }
-  return result;
-}
-
 class QuantizerTest : public testing::TestWithParam<Variant> {
  protected:
-  QuantizerTest() {
-    setenv("NIBBLE_CPU_ISA", GetParam().isa.c_str(), 1);
-    engine_ = CreateOpEngine(GetParam().backend, {.threads = GetParam().threads}).value();
-    backend_ = CreateBackend(GetParam().backend, {.threads = GetParam().threads}).value();
-    unsetenv("NIBBLE_CPU_ISA");
-  }
+  QuantizerTest() : parts_(GetParam()), engine_(*parts_.engine), backend_(*parts_.backend) {}
 
   // The operand of a training step: the same values as the codes say, inside its storage.
   std::vector<float> PreparedValues(const OperandRequest& request) {
     constexpr int64_t kGuard = 256;
-    const int64_t bytes = backend_->OperandBytes(request.format, request.source.dtype,
+    const int64_t bytes = backend_.OperandBytes(request.format, request.source.dtype,
                                                  request.source.rows, request.source.cols);
-    auto storage = backend_->Allocate(bytes + kGuard).value();
+    auto storage = backend_.Allocate(bytes + kGuard).value();
     char* end = static_cast<char*>(storage->data()) + bytes;
     std::memset(end, 0x5a, kGuard);
-    const Operand operand = backend_->PrepareOperand(request, storage->data());
-    EXPECT_TRUE(backend_->Synchronize().ok());
+    const Operand operand = backend_.PrepareOperand(request, storage->data());
+    EXPECT_TRUE(backend_.Synchronize().ok());
     for (int64_t i = 0; i < kGuard; ++i) EXPECT_EQ(end[i], 0x5a) << "written past its storage";
     return DequantizedValues(operand);
   }
 
   void ExpectEqualsOracle(const OperandRequest& request,
                           const std::vector<float>& quantised_input) {
-    const PackedNvfp4 got = engine_->Quantize(request);
+    const PackedNvfp4 got = engine_.Quantize(request);
     const OracleResult want =
         OracleQuantize(quantised_input, got.rows, got.cols, request.format.block_rows,
                        request.format.rounding == Rounding::kStochastic, request.key);
@@ -80,31 +58,14 @@ class QuantizerTest : public testing::TestWithParam<Variant> {
     }
   }
 
-  std::unique_ptr<OpEngine> engine_;
-  std::unique_ptr<Backend> backend_;
+  VariantParts parts_;
+  OpEngine& engine_;
+  Backend& backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, QuantizerTest, testing::ValuesIn(Variants()),
-                         [](const auto& info) {
-                           return info.param.backend + info.param.isa +
-                                  std::to_string(info.param.threads);
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, QuantizerTest, testing::ValuesIn(Variants()), VariantName);
 
 // ---- golden vectors ----
-
-std::vector<uint8_t> FromHex(const std::string& hex) {
-  std::vector<uint8_t> bytes(hex.size() / 2);
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    bytes[i] = static_cast<uint8_t>(std::stoi(hex.substr(2 * i, 2), nullptr, 16));
-  }
-  return bytes;
-}
-std::vector<float> FloatsFromHex(const std::string& hex) {
-  const std::vector<uint8_t> bytes = FromHex(hex);
-  std::vector<float> values(bytes.size() / 4);
-  std::memcpy(values.data(), bytes.data(), bytes.size());
-  return values;
-}
 
 // Golden codes have 0x0 for an input of -0.0.
 void ExpectSameCodes(const std::vector<uint8_t>& got, const std::vector<uint8_t>& want,
@@ -121,9 +82,8 @@ void ExpectSameCodes(const std::vector<uint8_t>& got, const std::vector<uint8_t>
 class GoldenTest : public QuantizerTest {
  protected:
   void SetUp() override {
-    const char* path = "../shared/golden/nvfp4.json";
-    if (!std::filesystem::exists(path)) GTEST_SKIP() << "no golden vectors at " << path;
-    std::ifstream file(path);
+    if (!std::filesystem::exists(kGoldenPath)) GTEST_SKIP() << "no golden vectors at " << kGoldenPath;
+    std::ifstream file(kGoldenPath);
     golden_ = nlohmann::json::parse(file);
   }
   static OperandRequest RequestOf(std::vector<float>& x, int64_t rows, int64_t cols, int tile) {
@@ -136,16 +96,14 @@ class GoldenTest : public QuantizerTest {
   nlohmann::json golden_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, GoldenTest, testing::ValuesIn(Variants()), [](const auto& info) {
-  return info.param.backend + info.param.isa + std::to_string(info.param.threads);
-});
+INSTANTIATE_TEST_SUITE_P(Backends, GoldenTest, testing::ValuesIn(Variants()), VariantName);
 
 TEST_P(GoldenTest, CodesScalesAndSwizzledScales) {
   int swizzled = 0;
   for (const auto& c : golden_["cases"]) {
     SCOPED_TRACE(c["name"].get<std::string>());
     std::vector<float> x = FloatsFromHex(c["x"]);
-    const PackedNvfp4 got = engine_->Quantize(RequestOf(x, c["M"], c["N"], c["tile"]));
+    const PackedNvfp4 got = engine_.Quantize(RequestOf(x, c["M"], c["N"], c["tile"]));
     ExpectSameCodes(got.codes, FromHex(c["codes"]), x);
     EXPECT_EQ(got.scales, FromHex(c["scales"]));
     EXPECT_EQ(got.amax, c["amax"].get<float>());
@@ -166,9 +124,9 @@ TEST_P(GoldenTest, HadamardTransformThenQuantiser) {
   std::vector<float> x = FloatsFromHex(c["x"]);
   OperandRequest request = RequestOf(x, c["M"], c["N"], 1);
   request.format.hadamard_size = 16;
-  const std::vector<float> transformed = engine_->Hadamard(request);
+  const std::vector<float> transformed = engine_.Hadamard(request);
   EXPECT_EQ(transformed, FloatsFromHex(c["rht_bf16_as_f32"]));
-  const PackedNvfp4 got = engine_->Quantize(request);
+  const PackedNvfp4 got = engine_.Quantize(request);
   ExpectSameCodes(got.codes, FromHex(c["codes"]), transformed);
   EXPECT_EQ(got.scales, FromHex(c["scales"]));
   // Training gets there from the transposed matrix.
@@ -176,7 +134,7 @@ TEST_P(GoldenTest, HadamardTransformThenQuantiser) {
   OperandRequest transposed = request;
   transposed.source = {source.data(), DType::kF32, request.source.cols, request.source.rows};
   transposed.transpose = true;
-  const PackedNvfp4 column = engine_->Quantize(transposed);
+  const PackedNvfp4 column = engine_.Quantize(transposed);
   EXPECT_EQ(column.codes, got.codes);
   EXPECT_EQ(column.scales, got.scales);
 }
@@ -190,7 +148,7 @@ TEST_P(GoldenTest, StochasticRounding) {
     request.key.seed = 0x0123456789abcdef;
     request.key.tensor_id = 13;
     request.key.step = 7;
-    const PackedNvfp4 got = engine_->Quantize(request);
+    const PackedNvfp4 got = engine_.Quantize(request);
     ExpectSameCodes(got.codes, FromHex(golden_["stochastic"]["codes"]), x);
     EXPECT_EQ(got.scales, FromHex(golden_["stochastic"]["scales"]));
     return;
@@ -331,10 +289,10 @@ TEST_P(QuantizerTest, Bf16SourcesGiveWhatTheirFp32ValuesGive) {
       for (Rounding rounding : {Rounding::kNearest, Rounding::kStochastic}) {
         OperandRequest request = RequestFor(x, {Format::kNvfp4, 1, hadamard, rounding});
         request.transpose = transpose;
-        const PackedNvfp4 wide = engine_->Quantize(request);
+        const PackedNvfp4 wide = engine_.Quantize(request);
         request.source.data = narrow.data();
         request.source.dtype = DType::kBF16;
-        const PackedNvfp4 got = engine_->Quantize(request);
+        const PackedNvfp4 got = engine_.Quantize(request);
         EXPECT_EQ(got.codes, wide.codes);
         EXPECT_EQ(got.scales, wide.scales);
       }
@@ -346,9 +304,9 @@ TEST_P(QuantizerTest, NanInTheSourceMakesTheTensorScaleNan) {
   std::vector<float> x = Inputs(5).Normal(DType::kF32, kRows * kCols);
   x[1234] = NAN;
   EXPECT_TRUE(std::isnan(
-      engine_->Quantize(RequestFor(x, {Format::kNvfp4, 1, 0, Rounding::kNearest})).decode));
+      engine_.Quantize(RequestFor(x, {Format::kNvfp4, 1, 0, Rounding::kNearest})).decode));
   EXPECT_TRUE(std::isnan(
-      engine_->Quantize(RequestFor(x, {Format::kNvfp4, 1, 16, Rounding::kStochastic})).decode));
+      engine_.Quantize(RequestFor(x, {Format::kNvfp4, 1, 16, Rounding::kStochastic})).decode));
 }
 
 // Two micro-batches of a step draw what the whole batch draws, as rows (dY) and as columns (dY^T).
@@ -362,13 +320,13 @@ TEST_P(QuantizerTest, StochasticBitsDoNotDependOnMicroBatches) {
   for (bool transpose : {false, true}) {
     whole.transpose = transpose;
     whole.key = {42, 4, 1, 0, 0, transpose ? kTokens : kFeatures};
-    const PackedNvfp4 want = engine_->Quantize(whole);
+    const PackedNvfp4 want = engine_.Quantize(whole);
     for (int64_t first : {int64_t{0}, kHalf}) {
       OperandRequest half = whole;
       half.source.rows = kHalf;
       half.source.data = x.data() + first * kFeatures;
       (transpose ? half.key.first_col : half.key.first_row) = first;
-      const PackedNvfp4 got = engine_->Quantize(half);
+      const PackedNvfp4 got = engine_.Quantize(half);
       for (int64_t r = 0; r < got.rows; ++r) {
         for (int64_t byte = 0; byte < got.cols / 2; ++byte) {
           const int64_t at =
