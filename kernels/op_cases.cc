@@ -12,7 +12,7 @@
 namespace nibble::kernels {
 
 absl::StatusOr<std::unique_ptr<OpCaseReader>> OpCaseReader::Open(const std::string& path,
-                                                                   int64_t granularity) {
+                                                                 int64_t granularity) {
   FILE* file = std::fopen(path.c_str(), "rb");
   if (file == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
   struct stat info = {};

@@ -6,7 +6,8 @@
 //   --mode=rht          Hadamard transform along rows, FP32
 //   --mode=swizzle      the scales in cuBLASLt's layout
 //   --mode=gemm         per pair of cases X, W: X W^T in FP32; X 1x16, W 16x16, to nearest
-//   --mode=roundtrip    --recipe, --operand=activation|weight: dequantised FP32, to nearest. Recipes
+//   --mode=roundtrip    --recipe, --operand=activation|weight: dequantised FP32, to nearest.
+//   Recipes
 //                       other than nvfp4 take matrices of any size.
 #include <CLI/CLI.hpp>
 #include <cerrno>

@@ -22,9 +22,8 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 QuantizeJob JobOf(const OperandRequest& request, float amax, float* decode) {
   const BlockTarget target = request.format.block_target;
-  const nvfp4::TensorScale tensor =
-      nvfp4::TensorScaleOf(amax, target == BlockTarget::kSix ? nvfp4::kTensorRange
-                                                             : nvfp4::kFourOverSixTensorRange);
+  const nvfp4::TensorScale tensor = nvfp4::TensorScaleOf(
+      amax, target == BlockTarget::kSix ? nvfp4::kTensorRange : nvfp4::kFourOverSixTensorRange);
   *decode = tensor.decode;
   QuantizeJob job;
   job.source = request.source.data;

@@ -63,8 +63,7 @@ static void QuantizeBlocks(const QuantizeJob& job, int64_t first_block, int coun
   for (int i = 0; i < count; ++i) amax[i] = ReduceMax(Abs(Source::Read(in + 16 * i)));
   BlockScales scales = ScalesOf(Load(amax), job.tensor.multiplier, job.tensor.decode);
   if (job.target != BlockTarget::kSix) {
-    const BlockScales four =
-        ScalesOf(Load(amax), job.tensor.multiplier_to_four, job.tensor.decode);
+    const BlockScales four = ScalesOf(Load(amax), job.tensor.multiplier_to_four, job.tensor.decode);
     scales = Better(scales, four, [&](const float* scale, const float* encode, float* error) {
       for (int i = 0; i < count; ++i) {
         error[i] = ReduceAdd(ErrorOf(job, Source::Read(in + 16 * i), scale[i], encode[i]));
@@ -258,8 +257,7 @@ static void QuantizeTiles(const QuantizeJob& job, BandRange bands) {
             ScalesOf(Load(amax), job.tensor.multiplier_to_four, job.tensor.decode);
         scales = Better(scales, four, [&](const float* scale, const float* encode, float* error) {
           for (int i = 0; i < count; ++i) {
-            error[i] =
-                TileError<Source>(job, band * kBand, (first + i) * 16, scale[i], encode[i]);
+            error[i] = TileError<Source>(job, band * kBand, (first + i) * 16, scale[i], encode[i]);
           }
         });
       }
@@ -328,7 +326,8 @@ static uint32_t MaxOf(const void* source, int64_t size) {
     largest[0] = MaxI(largest[0], MagnitudeBits(Source::Read(in + i)));
     largest[1] = MaxI(largest[1], MagnitudeBits(Source::Read(in + i + 16)));
   }
-  for (; i + 16 <= size; i += 16) largest[0] = MaxI(largest[0], MagnitudeBits(Source::Read(in + i)));
+  for (; i + 16 <= size; i += 16)
+    largest[0] = MaxI(largest[0], MagnitudeBits(Source::Read(in + i)));
   if (i < size) largest[0] = MaxI(largest[0], MagnitudeBits(Source::ReadPart(in + i, size - i)));
   return LargestLane(MaxI(largest[0], largest[1]));
 }

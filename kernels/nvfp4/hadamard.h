@@ -41,8 +41,11 @@ NIBBLE_HD uint32_t IsNegative(const SignBits& signs, int element) {
 
 // fl32(1 / sqrt(size)).
 NIBBLE_HD float HadamardScale(int size) {
-  return size == 4 ? 0.5f : size == 16 ? 0.25f : size == 32 ? 0.17677669529663687f
-                        : size == 64 ? 0.125f : 0.08838834764831845f;
+  return size == 4    ? 0.5f
+         : size == 16 ? 0.25f
+         : size == 32 ? 0.17677669529663687f
+         : size == 64 ? 0.125f
+                      : 0.08838834764831845f;
 }
 
 // In place; the results are rounded to BF16.

@@ -12,15 +12,16 @@ namespace nibble::nvfp4 {
 
 constexpr int kBlockSize = 16;
 
-// What the tensor's amax is mapped to: 448 * 6; with "four over six" 256 * 6, so that the scale of a
-// block mapped to 4 instead of 6, one and a half times as large, is still an E4M3 (arXiv 2512.02010).
+// What the tensor's amax is mapped to: 448 * 6; with "four over six" 256 * 6, so that the scale of
+// a block mapped to 4 instead of 6, one and a half times as large, is still an E4M3 (arXiv
+// 2512.02010).
 constexpr float kTensorRange = 2688.0f;
 constexpr float kFourOverSixTensorRange = 1536.0f;
 
 struct TensorScale {
-  float encode;      // s_enc
-  float decode;      // s_dec = 1 / s_enc: stored value * s_dec = value
-  float multiplier;  // s_enc / 6: block amax -> block scale
+  float encode;              // s_enc
+  float decode;              // s_dec = 1 / s_enc: stored value * s_dec = value
+  float multiplier;          // s_enc / 6: block amax -> block scale
   float multiplier_to_four;  // s_enc / 4: the scale that maps a block's amax to 4
 };
 

@@ -66,8 +66,9 @@ Operand PrepareOperand(const OperandRequest& request, void* storage) {
     for (int64_t i = 0; i < source.size(); ++i) values[i] = nvfp4::RoundToBf16(x[i]);
     return operand;
   }
-  *tensor_scale = request.format.format == Format::kNvfp4 ? WriteValues(Quantize(request), values)
-                                                           : WriteValues(QuantizeScaled(request), values);
+  *tensor_scale = request.format.format == Format::kNvfp4
+                      ? WriteValues(Quantize(request), values)
+                      : WriteValues(QuantizeScaled(request), values);
   operand.tensor_scale = tensor_scale;
   return operand;
 }

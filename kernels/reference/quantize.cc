@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "kernels/nvfp4/e2m1.h"
 #include "kernels/hadamard_signs.h"
+#include "kernels/nvfp4/e2m1.h"
 #include "kernels/nvfp4/hadamard.h"
 #include "kernels/nvfp4/rounding.h"
 #include "kernels/nvfp4/scales.h"
@@ -115,7 +115,7 @@ std::vector<float> QuantizerInput(const OperandRequest& request) {
   return x;
 }
 
-QuantizedMatrix Quantize(const OperandRequest& request) {
+QuantizedMatrix Quantize(const OperandRequest& request, const nvfp4::TensorScale* given) {
   const std::vector<float> x = QuantizerInput(request);
   QuantizedMatrix out;
   out.rows = request.transpose ? request.source.cols : request.source.rows;
@@ -128,8 +128,10 @@ QuantizedMatrix Quantize(const OperandRequest& request) {
   out.amax = AbsMax(x, out.cols, 0, 0, out.rows, out.cols);
   const BlockTarget target = request.format.block_target;
   const nvfp4::TensorScale tensor =
-      nvfp4::TensorScaleOf(out.amax, target == BlockTarget::kSix ? nvfp4::kTensorRange
-                                                                 : nvfp4::kFourOverSixTensorRange);
+      given != nullptr ? *given
+                       : nvfp4::TensorScaleOf(out.amax, target == BlockTarget::kSix
+                                                            ? nvfp4::kTensorRange
+                                                            : nvfp4::kFourOverSixTensorRange);
   out.decode = tensor.decode;
   out.codes.resize(out.rows * out.cols);
   out.scales.resize(out.rows * out.cols / kBlockSize);

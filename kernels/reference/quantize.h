@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/nvfp4/block_scales.h"
+#include "kernels/nvfp4/scales.h"
 #include "kernels/op_args.h"
 
 namespace nibble::kernels::reference {
@@ -25,17 +27,18 @@ struct QuantizedMatrix {
 std::vector<float> QuantizerInput(const OperandRequest& request);
 
 // NVFP4. REQUIRES: the operand's columns, and with 16x16 tiles its rows, multiples of 16.
-// A NaN in the source makes `decode` NaN.
-QuantizedMatrix Quantize(const OperandRequest& request);
+// A NaN in the source makes `decode` NaN. `tensor`: the scale of the tensor that the source is a
+// piece of; null: the source is all of it.
+QuantizedMatrix Quantize(const OperandRequest& request, const nvfp4::TensorScale* tensor = nullptr);
 
 // A matrix in any other quantised format. Blocks at the right and lower edge may be partial: they
 // hold what is left, as if the rest were zeros.
 struct ScaledMatrix {
   int64_t rows = 0;
-  int64_t cols = 0;             // the dot-product dimension
-  float amax = 0;               // of what was quantised, after any Hadamard transform
-  float decode = 1;             // fl(1 / s) of FP8 tensor-wise
-  int64_t block_rows = 0;       // of a block; the whole matrix is one with FP8 tensor-wise
+  int64_t cols = 0;        // the dot-product dimension
+  float amax = 0;          // of what was quantised, after any Hadamard transform
+  float decode = 1;        // fl(1 / s) of FP8 tensor-wise
+  int64_t block_rows = 0;  // of a block; the whole matrix is one with FP8 tensor-wise
   int64_t block_cols = 0;
   std::vector<float> elements;  // [rows, cols], the codes' values
   std::vector<float> scales;    // [blocks down, blocks across]: what turns elements into values
@@ -46,8 +49,10 @@ struct ScaledMatrix {
 };
 
 // REQUIRES: a quantised format but NVFP4; with stochastic rounding columns that are multiples of
-// 16. A NaN in the source makes its block's scale, or `decode`, NaN.
-ScaledMatrix QuantizeScaled(const OperandRequest& request);
+// 16. A NaN in the source makes its block's scale, or `decode`, NaN. `tensor`: as above, of FP8
+// tensor-wise.
+ScaledMatrix QuantizeScaled(const OperandRequest& request,
+                            const nvfp4::BlockScale* tensor = nullptr);
 
 }  // namespace nibble::kernels::reference
 

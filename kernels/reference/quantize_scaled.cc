@@ -72,7 +72,7 @@ float ScaledMatrix::ValueAt(int64_t row, int64_t col) const {
   return elements[row * cols + col] * ScaleAt(row, col);
 }
 
-ScaledMatrix QuantizeScaled(const OperandRequest& request) {
+ScaledMatrix QuantizeScaled(const OperandRequest& request, const nvfp4::BlockScale* tensor) {
   const OperandFormat& format = request.format;
   const std::vector<float> x = QuantizerInput(request);
   ScaledMatrix out;
@@ -89,7 +89,8 @@ ScaledMatrix QuantizeScaled(const OperandRequest& request) {
     for (int64_t col = 0; col < out.cols; col += out.block_cols) {
       const Block block = {row, col, std::min(out.block_rows, out.rows - row),
                            std::min(out.block_cols, out.cols - col)};
-      const nvfp4::BlockScale scale = ScaleOf(format.format, AbsMax(x, out.cols, block));
+      const nvfp4::BlockScale scale =
+          whole && tensor != nullptr ? *tensor : ScaleOf(format.format, AbsMax(x, out.cols, block));
       out.scales.push_back(whole ? 1.0f : scale.decode);
       if (whole) out.decode = scale.decode;
       for (int64_t r = row; r < row + block.rows; ++r) {

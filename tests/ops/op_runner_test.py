@@ -61,6 +61,19 @@ class OpRunnerTest(unittest.TestCase):
         self.assertNotEqual(self.output("quantize_sr", data, "--seed=255"),
                             self.output("quantize_sr", data, "--seed=254"))
 
+    def test_round_trips_of_every_recipe_take_any_size(self):
+        recipes = ("fp32", "bf16", "fp8", "fp8_blockwise", "mxfp8", "mxfp4", "nvfp4")
+        for recipe in recipes:
+            rows, cols = (48, 80) if recipe == "nvfp4" else (37, 53)
+            data = struct.pack("<i", 1) + case(1, rows, cols, normal(rows * cols, 7))
+            for operand in ("activation", "weight"):
+                outputs = [self.output("roundtrip", data, f"--recipe={recipe}", f"--operand={operand}",
+                                       f"--backend={b}") for b in ("reference", "cpu")]
+                self.assertEqual(outputs[0], outputs[1], recipe)
+                self.assertEqual(len(outputs[0]), rows * cols * 4)
+                if recipe == "fp32":
+                    self.assertEqual(outputs[0], data[16:])
+
     def test_products_of_both_backends_agree(self):
         data = struct.pack("<i", 2) + case(1, 32, 512, normal(32 * 512, 4)) + case(16, 48, 512, normal(48 * 512, 5))
         results = [struct.unpack("<1536f", self.output("gemm", data, f"--backend={b}"))
@@ -101,7 +114,8 @@ class OpRunnerTest(unittest.TestCase):
                                   ("quantize_sr", one, ["--seed=-1"]),
                                   ("quantize_sr", one, ["--step=4294967296"]),
                                   ("quantize", one, ["--threads=-1"]),
-                                  ("roundtrip", one, ["--operand=gradient"])]:
+                                  ("roundtrip", one, ["--operand=gradient"]),
+                                  ("roundtrip", one, ["--recipe=fp4"])]:
             with self.subTest(mode=mode, extra=extra):
                 result = self.run_mode(mode, data, *extra)
                 self.assertGreater(result.returncode, 0)

@@ -29,7 +29,7 @@ class QuantizerTest : public testing::TestWithParam<Variant> {
   std::vector<float> PreparedValues(const OperandRequest& request) {
     constexpr int64_t kGuard = 256;
     const int64_t bytes = backend_.OperandBytes(request.format, request.source.dtype,
-                                                 request.source.rows, request.source.cols);
+                                                request.source.rows, request.source.cols);
     auto storage = backend_.Allocate(bytes + kGuard).value();
     char* end = static_cast<char*>(storage->data()) + bytes;
     std::memset(end, 0x5a, kGuard);
@@ -82,7 +82,8 @@ void ExpectSameCodes(const std::vector<uint8_t>& got, const std::vector<uint8_t>
 class GoldenTest : public QuantizerTest {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(kGoldenPath)) GTEST_SKIP() << "no golden vectors at " << kGoldenPath;
+    if (!std::filesystem::exists(kGoldenPath))
+      GTEST_SKIP() << "no golden vectors at " << kGoldenPath;
     std::ifstream file(kGoldenPath);
     golden_ = nlohmann::json::parse(file);
   }

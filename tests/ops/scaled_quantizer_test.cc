@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -123,9 +124,9 @@ OracleScale OracleScaleOf(const OperandFormat& format, float amax) {
 
 int RandomByte(const StochasticKey& key, int64_t row, int64_t col) {
   const uint64_t block = (key.first_row + row) * (key.total_cols / 16) + (key.first_col + col) / 16;
-  const PhiloxResult random = Philox4x32(
-      static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), key.tensor_id, key.step,
-      static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
+  const PhiloxResult random =
+      Philox4x32(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), key.tensor_id,
+                 key.step, static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32));
   return (random.v[col % 16 / 4] >> (8 * (col % 4))) & 255;
 }
 
@@ -153,16 +154,18 @@ std::vector<float> OracleRoundTrip(const OperandRequest& request, const std::vec
   const int64_t down = whole ? rows : format.block_rows;
   const int64_t across = whole ? cols : BlockSizeOf(format.format);
   std::vector<float> out(x.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) {
-      const float amax = LargestOf(x, cols, r / down * down, c / across * across, down, across);
-      const OracleScale scale = OracleScaleOf(format, amax);
-      const float value = x[r * cols + c];
-      const double y = whole ? value * static_cast<float>(scale.encode) : value * scale.encode;
-      const double element = SignedValue(OracleElement(request, y, r, c), value);
-      out[r * cols + c] = whole
-                              ? static_cast<float>(element) * static_cast<float>(scale.decode)
-                              : static_cast<float>(element * scale.decode);
+  for (int64_t row = 0; row < rows; row += down) {
+    for (int64_t col = 0; col < cols; col += across) {
+      const OracleScale scale = OracleScaleOf(format, LargestOf(x, cols, row, col, down, across));
+      for (int64_t r = row; r < std::min(rows, row + down); ++r) {
+        for (int64_t c = col; c < std::min(cols, col + across); ++c) {
+          const float value = x[r * cols + c];
+          const double y = whole ? value * static_cast<float>(scale.encode) : value * scale.encode;
+          const double element = SignedValue(OracleElement(request, y, r, c), value);
+          out[r * cols + c] = whole ? static_cast<float>(element) * static_cast<float>(scale.decode)
+                                    : static_cast<float>(element * scale.decode);
+        }
+      }
     }
   }
   return out;
@@ -178,11 +181,13 @@ std::vector<std::vector<float>> Contents(Shape shape) {
   const std::vector<float> normal = Inputs(7).Normal(DType::kF32, size);
   result.push_back(normal);
   std::vector<float> x = normal;
-  for (int64_t i = 0; i < size; ++i) x[i] = std::ldexp(normal[i], static_cast<int>(i / 32 % 249) - 148);
+  for (int64_t i = 0; i < size; ++i)
+    x[i] = std::ldexp(normal[i], static_cast<int>(i / 32 % 249) - 148);
   result.push_back(x);  // every exponent, subnormals
   for (float amax : {FLT_TRUE_MIN, 1e-40f, FLT_MIN, 448.0f, FLT_MAX, INFINITY}) {
     x = normal;
-    for (float& value : x) value = std::fmax(-1, std::fmin(1, value / 3)) * std::fmin(amax, FLT_MAX);
+    for (float& value : x)
+      value = std::fmax(-1, std::fmin(1, value / 3)) * std::fmin(amax, FLT_MAX);
     x[size / 2] = -amax;
     result.push_back(x);
   }
@@ -204,22 +209,36 @@ std::vector<std::vector<float>> Contents(Shape shape) {
   return result;
 }
 
+// Searching tables takes its time: once for all variants.
+const std::vector<float>& CachedRoundTrip(const std::string& key, const OperandRequest& request,
+                                          const std::vector<float>& x, int64_t cols) {
+  static auto* const cache = new std::map<std::string, std::vector<float>>;
+  const auto [entry, is_new] = cache->try_emplace(key);
+  if (is_new) entry->second = OracleRoundTrip(request, x, cols);
+  return entry->second;
+}
+
 TEST_P(ScaledQuantizerTest, EveryFormatEqualsTheIndependentQuantiser) {
-  for (const Shape shape : {Shape{48, 80}, {37, 53}, {130, 259}, {1, 1}, {16, 320}}) {
-    for (std::vector<float>& x : Contents(shape)) {
+  for (const Shape shape : {Shape{48, 80}, {37, 53}, {130, 147}, {1, 1}, {16, 160}}) {
+    std::vector<std::vector<float>> contents = Contents(shape);
+    if (shape.rows * shape.cols > 10000) contents.resize(2);
+    for (size_t i = 0; i < contents.size(); ++i) {
+      std::vector<float>& x = contents[i];
       std::vector<float> transposed = OracleTranspose(x, shape.rows, shape.cols);
       for (const Case& c : kCases) {
         if (!IsQuantised(c.activation.format)) continue;
         for (const OperandFormat& format : {c.activation, c.weight}) {
-          SCOPED_TRACE(absl::StrCat("format ", static_cast<int>(format.format), " rows ",
-                                    format.block_rows, " [", shape.rows, ", ", shape.cols, "]"));
+          const std::string key =
+              absl::StrCat("format ", static_cast<int>(format.format), " rows ", format.block_rows,
+                           " [", shape.rows, ", ", shape.cols, "] content ", i);
+          SCOPED_TRACE(key);
           OperandRequest request;
           request.source = {x.data(), DType::kF32, shape.rows, shape.cols};
           request.format = format;
-          ExpectSameBits(engine_.RoundTrip(request), OracleRoundTrip(request, x, shape.cols));
+          ExpectSameBits(engine_.RoundTrip(request), CachedRoundTrip(key, request, x, shape.cols));
           request.transpose = true;
           ExpectSameBits(engine_.RoundTrip(request),
-                         OracleRoundTrip(request, transposed, shape.rows));
+                         CachedRoundTrip(key + "^T", request, transposed, shape.rows));
           if (HasFailure()) return;
         }
       }
@@ -236,8 +255,9 @@ TEST_P(ScaledQuantizerTest, StochasticMxfp4EqualsTheIndependentQuantiser) {
     request.key = {0xfedcba9876543210u, 9, 3, int64_t{1} << 33, 32, 320};
     ExpectSameBits(engine_.RoundTrip(request), OracleRoundTrip(request, x, shape.cols));
     request.transpose = true;
-    ExpectSameBits(engine_.RoundTrip(request),
-                   OracleRoundTrip(request, OracleTranspose(x, shape.rows, shape.cols), shape.rows));
+    ExpectSameBits(
+        engine_.RoundTrip(request),
+        OracleRoundTrip(request, OracleTranspose(x, shape.rows, shape.cols), shape.rows));
   }
 }
 
@@ -272,8 +292,9 @@ TEST_P(ScaledQuantizerTest, NanReachesEveryProductOfItsBlock) {
         if (hadamard != 0 && !IsQuantised(c.weight.format)) continue;
         request.format.hadamard_size = hadamard;
         const std::vector<float> values = engine_.RoundTrip(request);
-        EXPECT_TRUE(std::any_of(values.begin(), values.end(), [](float v) { return std::isnan(v); }))
-            << static_cast<int>(c.weight.format);
+        EXPECT_TRUE(std::any_of(values.begin(), values.end(), [](float v) {
+          return std::isnan(v);
+        })) << static_cast<int>(c.weight.format);
       }
     }
   }
@@ -338,6 +359,9 @@ TEST_P(ScaledQuantizerTest, HadamardTransformsOfEverySizeAndSignAreTheMatrixProd
 TEST_P(ScaledQuantizerTest, FourOverSixTakesTheScaleWithTheSmallerError) {
   constexpr int64_t kRows = 48, kCols = 320;
   std::vector<float> x = Inputs(9).Normal(DType::kF32, kRows * kCols);
+  for (int64_t i = 0; i < kRows * kCols; ++i) {  // every third tile is exact with 4, not with 6
+    if (i % kCols / 16 % 3 == 0) x[i] = static_cast<float>(i % 4 + 1) * (i % 5 == 0 ? -1 : 1);
+  }
   const float amax = LargestOf(x, kCols, 0, 0, kRows, kCols);
   const float encode = 1536.0f / amax, decode = 1.0f / encode;
   for (BlockTarget target :
@@ -353,8 +377,9 @@ TEST_P(ScaledQuantizerTest, FourOverSixTakesTheScaleWithTheSmallerError) {
       for (int64_t row = 0; row < kRows; row += block_rows) {
         for (int64_t col = 0; col < kCols; col += 16) {
           const float largest = LargestOf(x, kCols, row, col, block_rows, 16);
-          const int codes[2] = {OracleNearestE4m3(largest * (encode * std::bit_cast<float>(0x3e2aaaabu))),
-                                OracleNearestE4m3(largest * (encode * 0.25f))};
+          const int codes[2] = {
+              OracleNearestE4m3(largest * (encode * std::bit_cast<float>(0x3e2aaaabu))),
+              OracleNearestE4m3(largest * (encode * 0.25f))};
           double error[2] = {0, 0};
           for (int which : {0, 1}) {
             const double scale = OracleE4m3(codes[which]);
