@@ -8,6 +8,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
+#include <iterator>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/status_matchers.h"
@@ -17,6 +21,9 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
 #include "tests/ops/operator_harness.h"
+
+// libgomp, as in gemm.cc.
+extern "C" void omp_set_num_threads(int threads);
 
 namespace nibble::kernels::cpu {
 namespace {
@@ -171,6 +178,35 @@ TEST(TileProductTest, EveryThreadGivesTheSameBits) {
           results[tile].data(), kSize);
   });
   for (const auto& result : results) EXPECT_EQ(result, results[0]);
+}
+
+int ThreadsOfThisProcess() {
+  const auto tasks = std::filesystem::directory_iterator("/proc/self/task");
+  return static_cast<int>(
+      std::distance(std::filesystem::begin(tasks), std::filesystem::end(tasks)));
+}
+
+// oneDNN splits a long dot product over OpenMP's threads, and then adds up the parts: the number of
+// processors would show in the weights. Seen red without omp_set_num_threads(1) in gemm.cc.
+TEST(TileProductTest, OpenMpHasNoSayInAProduct) {
+  constexpr int64_t kSide = 16, kDepth = 65'536;
+  std::vector<float> a(kSide * kDepth);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i * 7919 % 2003) / 997.0f - 1.0f;
+  std::vector<std::vector<float>> results;
+  for (const int threads : {1, 4}) {
+    std::vector<float> c(kSide * kSide);
+    int more = 0;
+    std::thread([&] {
+      omp_set_num_threads(threads);  // of this thread, which has called no product yet
+      const int before = ThreadsOfThisProcess();
+      Sgemm(false, true, kSide, kSide, kDepth, 1, a.data(), kDepth, a.data(), kDepth, 0, c.data(),
+            kSide);
+      more = ThreadsOfThisProcess() - before;
+    }).join();
+    EXPECT_EQ(more, 0) << threads << " threads wanted";
+    results.push_back(std::move(c));
+  }
+  EXPECT_EQ(results[0], results[1]);
 }
 
 }  // namespace
