@@ -255,9 +255,9 @@ bool IsProjected(const model::Parameter& parameter, int64_t rank) {
 
 class LowRankTest : public ::testing::TestWithParam<const char*> {};
 
-// Fifty steps, seven subspaces. FP32 against FP64: the basis is off by some 1e-6, and an update
+// Fifty steps, eight subspaces. FP32 against FP64: the basis is off by some 1e-6, and an update
 // divides by roots of second moments. Seen red: without the reset of moments, with the scale left
-// out, with the bias corrections started anew at a reset, with five iterations instead of six.
+// out, with five iterations instead of six.
 TEST_P(LowRankTest, FiftyStepsAreThoseOfFp64) {
   for (const bool reset_moments : {false, true}) {
     OptimizerBench setup(GetParam());

@@ -27,7 +27,8 @@ namespace nibble::trainer {
 class BackgroundSave {
  public:
   // `model` and `optimizer` in the order of their files; the device memory that they name outlives
-  // the object. `texts` go into every checkpoint. Takes as much memory of the host as they have: RESOURCE_EXHAUSTED.
+  // the object. `texts` go into every checkpoint. Takes as much memory of the host as they have:
+  // RESOURCE_EXHAUSTED.
   static absl::StatusOr<std::unique_ptr<BackgroundSave>> Create(
       kernels::Backend& backend, std::vector<optimizer::StateTensor> model,
       std::vector<optimizer::StateTensor> optimizer, std::vector<checkpoint::TextFile> texts);

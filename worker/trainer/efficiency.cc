@@ -62,6 +62,14 @@ absl::StatusOr<double> ProductFlops(kernels::Backend& backend, DType dtype) {
   return best;
 }
 
+double BytesOfScales(const OperandFormat& format) {
+  const int block = kernels::BlockSizeOf(format.format);
+  if (block == 0) return 0;  // one a tensor
+  // FP8 block-wise scales are FP32, the others one byte.
+  const double bytes = format.format == Format::kFp8Block ? 4 : 1;
+  return bytes / (static_cast<double>(block) * format.block_rows);
+}
+
 double BytesPerValue(const OperandFormat& format) {
   switch (format.format) {
     case Format::kF32:
@@ -69,7 +77,13 @@ double BytesPerValue(const OperandFormat& format) {
     case Format::kBF16:
       return 2;
     case Format::kNvfp4:
-      return 0.5 + 1.0 / (16.0 * static_cast<double>(format.block_rows));
+    case Format::kMxfp4:
+      return 0.5 + BytesOfScales(format);
+    case Format::kMxfp8:
+    case Format::kFp8:
+    case Format::kFp8E5m2:
+    case Format::kFp8Block:
+      return 1 + BytesOfScales(format);
   }
   return 4;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "base/files.h"
 #include "base/status_matchers.h"
@@ -72,6 +73,18 @@ TEST(Efficiency, BytesOfAWeight) {
   format.fprop.second.block_rows = 16;
   config.linears.push_back({"b", format});
   EXPECT_EQ(WeightBytesPerParameter(config), (2 + 0.5 + 1.0 / 256) / 2);
+  const std::pair<kernels::Format, double> row_blocks[] = {
+      {kernels::Format::kNvfp4, 0.5 + 1.0 / 16},
+      {kernels::Format::kMxfp4, 0.5 + 1.0 / 32},
+      {kernels::Format::kMxfp8, 1 + 1.0 / 32},
+      {kernels::Format::kFp8, 1},
+      {kernels::Format::kFp8Block, 1 + 4.0 / 128}};
+  for (const auto& [which, bytes] : row_blocks) {
+    format.fprop.second.format = which;
+    format.fprop.second.block_rows = 1;
+    config.linears = {{"c", format}};
+    EXPECT_EQ(WeightBytesPerParameter(config), bytes);
+  }
 }
 
 TEST(Efficiency, TheProcessHasAPeakOfMemory) {

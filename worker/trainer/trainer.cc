@@ -51,8 +51,11 @@ absl::Status CheckFits(const TrainingConfig& config, const TrainerParts& parts) 
   return absl::OkStatus();
 }
 
+int64_t CountTargets(const int32_t* targets, int64_t count) {
+  return std::count_if(targets, targets + count, [](int32_t target) { return target >= 0; });
+}
 int64_t CountTargets(const std::vector<int32_t>& targets) {
-  return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
+  return CountTargets(targets.data(), static_cast<int64_t>(targets.size()));
 }
 
 }  // namespace
@@ -105,6 +108,7 @@ absl::Status Trainer::AllocateState() {
     NIBBLE_ASSIGN_OR_RETURN(row_scales_, backend_.Allocate(model_->step_tokens() * 4));
     host_row_scales_.resize(model_->step_tokens());
     sample_losses_.resize(config_.batch_size);
+    sample_targets_.resize(config_.batch_size);
     sample_weights_.reserve(config_.batch_size);
   }
   if (config_.loss.z_loss != 0) {
@@ -122,6 +126,10 @@ absl::Status Trainer::ReadTrainBatch(int64_t micro_batch) {
     NIBBLE_RETURN_IF_ERROR(parts_.train->ReadShuffled(config_.seed, position,
                                                       host_inputs_.data() + i * length,
                                                       host_targets_.data() + i * length));
+    if (!sample_targets_.empty()) {
+      sample_targets_[micro_batch * config_.micro_batch_size + i] =
+          CountTargets(host_targets_.data() + i * length, length);
+    }
   }
   host_target_counts_[micro_batch] = CountTargets(host_targets_);
   const int64_t bytes = model_->micro_batch_tokens() * 4;
@@ -179,7 +187,8 @@ absl::Status Trainer::WeighSamples() {
   for (int64_t i = 0; i < config_.batch_size; ++i) {
     double sum = 0;
     for (int64_t n = 0; n < length; ++n) sum += host_losses_[i * length + n];
-    sample_losses_[i] = sum / static_cast<double>(length);
+    // Of the tokens that have a target: where documents are kept apart, not all do.
+    sample_losses_[i] = sum / static_cast<double>(std::max<int64_t>(1, sample_targets_[i]));
   }
   SampleWeights(config_.sample_weights, sample_losses_, &sample_weights_);
   for (int64_t i = 0; i < config_.batch_size; ++i) {
@@ -222,13 +231,13 @@ absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* prob
   return absl::OkStatus();
 }
 
-// Of the step whose losses host_losses_ holds.
 int64_t Trainer::StepTargets() const {
   int64_t targets = 0;
   for (const int64_t count : host_target_counts_) targets += count;
   return std::max<int64_t>(1, targets);
 }
 
+// Of the step whose losses host_losses_ holds.
 double Trainer::Objective(double loss) const {
   if (!weighted_ && log_sum_exp_ == nullptr) return loss;
   const int64_t tokens = model_->step_tokens();
@@ -240,7 +249,7 @@ double Trainer::Objective(double loss) const {
     }
     sum += weighted_ ? term * host_row_scales_[n] : term;
   }
-  return sum / static_cast<double>(tokens);
+  return sum / static_cast<double>(StepTargets());
 }
 
 // Sum over the first `losses` device losses in FP64 in their order, divided by `tokens`.

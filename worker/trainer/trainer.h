@@ -144,6 +144,7 @@ class Trainer {
   std::vector<int32_t> host_inputs_, host_targets_;
   std::vector<float> host_losses_, host_row_scales_, host_log_sum_exp_;
   std::vector<int64_t> host_target_counts_;  // of each micro-batch of the step
+  std::vector<int64_t> sample_targets_;      // of each sequence, where they are weighed
   std::vector<double> sample_losses_, sample_weights_;
   // Of the step at hand: row_scales_ holds its weights; otherwise all are 1.
   bool weighted_ = false;
