@@ -175,9 +175,7 @@ TEST(TrainerConfig, SizesAreTheModels) {
       const auto weights = *model::Weights::Create(table, /*bf16_copy=*/true, *backend);
       model::ModelOptions options;
       options.config = config.model;
-      for (const trainer::LinearPrecision& linear : config.linears) {
-        options.linears.push_back(linear.format);
-      }
+      options.precision = trainer::PrecisionOf(config);
       options.fp32_activations = config.fp32_activations;
       options.sequence_length = config.sequence_length;
       options.micro_batch_size = options.batch_size = config.micro_batch_size;
@@ -193,6 +191,26 @@ TEST(TrainerConfig, SizesAreTheModels) {
   }
 }
 
+TEST(TrainerConfig, TakesLaterPhasesAndHealthOver) {
+  spec::ResolvedJob job = Resolved();
+  v1::PrecisionPhase* later = job.precision.add_later();
+  later->set_first_step(7);
+  v1::LinearPrecision* row = later->add_linears();
+  *row = job.precision.linears(4);
+  row->mutable_fprop()->mutable_first()->set_format(v1::MXFP8);
+  row->mutable_fprop()->mutable_first()->set_block_rows(1);
+  job.spec.mutable_health()->set_interval(3);
+  job.spec.mutable_health()->set_shadow(true);
+  const trainer::TrainingConfig c = Config(job.spec, job.precision);
+  EXPECT_EQ(c.health.interval, 3);
+  EXPECT_TRUE(c.health.shadow);
+  const model::PrecisionPolicy policy = trainer::PrecisionOf(c);
+  EXPECT_EQ(policy.FormatsOf(4, 6), c.linears[4].format);
+  EXPECT_EQ(policy.FormatsOf(4, 7).fprop.first.format, kernels::Format::kMxfp8);
+  EXPECT_EQ(policy.FormatsOf(4, 7).dgrad, c.linears[4].format.dgrad);
+  EXPECT_EQ(policy.FormatsOf(5, 7), c.linears[5].format);  // not named: as before
+}
+
 TEST(TrainerConfig, DigestIsOfWhatChangesTheResult) {
   const spec::ResolvedJob job = Resolved();
   const std::string digest = Config(job.spec, job.precision).config_digest;
@@ -202,6 +220,7 @@ TEST(TrainerConfig, DigestIsOfWhatChangesTheResult) {
   same.clear_labels();
   same.mutable_resources()->set_threads(1);
   same.mutable_restart()->set_max_failures(9);
+  same.mutable_health()->set_interval(5);
   EXPECT_EQ(Config(same, job.precision).config_digest, digest);
   v1::JobSpec other = job.spec;
   other.mutable_optimizer()->set_learning_rate(0.003);
@@ -231,6 +250,14 @@ TEST(TrainerConfig, RefusesWhatDoesNotBelongTogether) {
   precision.mutable_linears(4)->mutable_wgrad()->mutable_first()->set_hadamard_size(8);
   EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
               StatusIs(absl::StatusCode::kInvalidArgument));
+  precision = job.precision;
+  precision.add_later()->set_first_step(0);
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("in order")));
+  precision.mutable_later(0)->set_first_step(1);
+  precision.mutable_later(0)->add_linears()->set_index(16);
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("layer 16")));
   v1::JobSpec unresolved = job.spec;
   unresolved.mutable_training()->set_micro_batch_size(4);
   EXPECT_THAT(MakeTrainingConfig(unresolved, job.precision, {"/data", "/out"}),

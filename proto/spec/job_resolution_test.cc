@@ -22,12 +22,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-ResolvedJob ResolveWith(const std::map<std::string, std::string>& changes) {
-  auto values = MinimalSpec();
-  for (const auto& [path, value] : changes) values[path] = value;
-  return ResolveOrDie(ParseOrDie(Document(values)));
-}
-
 TEST(JobResolutionTest, FourFieldsMakeACompleteJob) {
   const ResolvedJob job = ResolveWith({});
   EXPECT_EQ(JobSpecToYaml(job.spec), R"(name: tiny

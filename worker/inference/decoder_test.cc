@@ -66,7 +66,8 @@ class DecoderTest : public ::testing::TestWithParam<Case> {
     model::ModelOptions options;
     options.config = config_;
     options.fp32_activations = fp32;
-    options.linears.resize(model::LinearsOf(config_).size());
+    options.precision = model::PrecisionPolicy(
+        std::vector<kernels::LinearFormat>(model::LinearsOf(config_).size()));
     options.sequence_length = size;
     options.micro_batch_size = options.batch_size = 1;
     auto model = *model::Model::Create(options, *weights_, *backend_);
