@@ -27,9 +27,11 @@ TEST_F(ClientTest, HelpNamesEveryVerbAndTheExitCodes) {
   const Outcome outcome = RunAlone({"--help"});
   EXPECT_EQ(outcome.code, 0);
   for (const char* verb :
-       {"submit", "get",      "list",    "watch",        "logs",         "metrics",    "compare",
-        "pause",  "resume",   "cancel",  "delete",       "checkpoints",  "events",     "workers",
-        "info",   "validate", "presets", "data prepare", "data inspect", "data train-tokenizer", "completion", "version"}) {
+       {"submit",     "get",         "list",         "watch",        "logs",
+        "metrics",    "compare",     "pause",        "resume",       "cancel",
+        "delete",     "checkpoints", "events",       "workers",      "info",
+        "validate",   "presets",     "data prepare", "data inspect", "data train-tokenizer",
+        "completion", "version"}) {
     EXPECT_THAT(outcome.out, HasSubstr(absl::StrCat("\n  ", verb, " ")));
     const std::vector<std::string> words = absl::StrSplit(absl::StrCat(verb, " --help"), ' ');
     const Outcome help = RunAlone(words);
