@@ -51,6 +51,7 @@ TEST_F(ClientTest, HelpNamesEveryVerbAndTheExitCodes) {
                            "presets",
                            "data prepare",
                            "data inspect",
+                           "data train-tokenizer",
                            "completion",
                            "version"}) {
     EXPECT_THAT(outcome.out, HasSubstr(absl::StrCat("\n  ", verb, " ")));

@@ -420,5 +420,74 @@ TEST(JobResolutionTest, ConfigDigestIsOfWhatDeterminesTheRun) {
   EXPECT_EQ(ConfigDigest(ResolveOrDie(spelled_out).spec), digest);
 }
 
+v1::JobSpec SpecWithData(const std::string& data) {
+  auto values = MinimalSpec();
+  values.erase("data.path");
+  values["data"] = data;
+  return ParseOrDie(Document(values));
+}
+
+TEST(DataResolutionTest, SourcesAndPhasesGetTheirDefaults) {
+  const ResolvedJob job = ResolveOrDie(SpecWithData(
+      "{phases: [{share: 0.25, sources: [{path: a}]}, {share: 0.75, sources: [{path: b, weight: 3},"
+      " {path: 'c*.bin', format: raw_u16, separator: 0}]}]}"));
+  EXPECT_THAT(JobSpecToYaml(job.spec), HasSubstr(R"(data:
+  phases:
+    - share: 0.25
+      sources:
+        - path: a
+          format: auto
+          weight: 1
+    - share: 0.75
+      sources:
+        - path: b
+          format: auto
+          weight: 3
+        - path: "c*.bin"
+          format: raw_u16
+          weight: 1
+          separator: 0
+  documents: join
+)"));
+  // What is written reads back to the same.
+  const v1::JobSpec again = ParseOrDie(JobSpecToYaml(job.spec));
+  EXPECT_TRUE(MessageDifferencer::Equals(again, job.spec));
+}
+
+TEST(DataResolutionTest, WhatIsWrongIsSaidWithItsPath) {
+  const std::string digest(64, 'a');
+  const std::pair<std::string, const char*> cases[] = {
+      {"{}", "data.path"},
+      {"{path: a, sources: [{path: b}]}", "data"},
+      {"{sources: [{path: b}], phases: [{share: 1, sources: [{path: b}]}]}", "data"},
+      {"{path: a, documents: split}", "data.documents"},
+      {"{sources: [{path: ../b}]}", "data.sources[0].path"},
+      {"{sources: [{path: a}, {}]}", "data.sources[1].path"},
+      {"{sources: [{path: a, validation_path: /proc/x}]}", "data.sources[0].validation_path"},
+      {"{sources: [{path: a, format: npy}]}", "data.sources[0].format"},
+      {"{sources: [{path: a, weight: 0}]}", "data.sources[0].weight"},
+      {"{sources: [{path: a, weight: -1}]}", "data.sources[0].weight"},
+      {"{sources: [{path: a, sha256: abc}]}", "data.sources[0].sha256"},
+      {"{sources: [{path: a, format: nibble, sha256: " + digest + "}]}", "data.sources[0].sha256"},
+      {"{sources: [{path: a, separator: -1}]}", "data.sources[0].separator"},
+      {"{sources: [{path: a, format: nibble, separator: 0}]}", "data.sources[0].separator"},
+      {"{phases: [{share: 1}]}", "data.phases[0].sources"},
+      {"{phases: [{sources: [{path: a}]}]}", "data.phases[0].share"},
+      {"{phases: [{share: 0, sources: [{path: a}]}]}", "data.phases[0].share"},
+      {"{phases: [{share: 0.5, sources: [{path: a}]}]}", "data.phases"},
+  };
+  for (const auto& [data, field] : cases) {
+    std::vector<FieldError> errors;
+    EXPECT_FALSE(ResolveJob(SpecWithData(data), &errors).ok()) << data;
+    ASSERT_EQ(errors.size(), 1u) << data << "\n" << Describe(errors);
+    EXPECT_EQ(errors[0].field, field) << data;
+  }
+  std::string many = "{sources: [{path: a}";
+  for (int i = 0; i < 64; ++i) many += ", {path: a}";
+  std::vector<FieldError> errors;
+  EXPECT_FALSE(ResolveJob(SpecWithData(many + "]}"), &errors).ok());
+  EXPECT_THAT(Describe(errors), HasSubstr("has 65 sources; allowed: at most 64"));
+}
+
 }  // namespace
 }  // namespace nibble::spec
