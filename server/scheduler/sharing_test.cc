@@ -134,7 +134,6 @@ TEST(FairShareTest, UsageIsHalvedWithEveryHalfLife) {
   EXPECT_EQ(shares.options(shares.IndexOf("new")).weight, 1);
 }
 
-// Seen red with a rank that leaves the weight out.
 TEST(SharingTest, EndlessDemandIsDividedLikeTheWeights) {
   for (const int slots : {1, 2, 8, 13}) {
     Cluster cluster(WithProjects({{"one", 1}, {"two", 2}, {"five", 5}}), /*checked=*/slots < 4);
@@ -311,7 +310,6 @@ TEST(SharingTest, AJobIsStoppedWhenItsRunTimeIsOver) {
   EXPECT_EQ(cluster.world().job(job).reason, JobReason::kRunTimeExceeded);
 }
 
-// Seen red without the reservation: the gang never starts.
 TEST(SharingTest, AGangAmongEndlessSmallJobsStartsWithinItsPredictedTime) {
   Cluster cluster({}, /*checked=*/false);
   for (int i = 0; i < 16; ++i) cluster.AddWorker(absl::StrCat("w", i / 10, i % 10), 8);
@@ -415,7 +413,6 @@ TEST(SharingTest, AGangThatLosesAWorkerGoesBackToTheQueueWhole) {
   EXPECT_THAT(world.violations(), IsEmpty());
 }
 
-// Seen red (an exception) where the second part's lease was looked up after the first was lost.
 TEST(SharingTest, AGangWhoseWorkersAllFallSilentIsLostOnce) {
   World world;
   world.Register("u", 1);
