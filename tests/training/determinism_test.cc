@@ -274,7 +274,7 @@ TEST_P(DeterminismTest, ACheckpointUnderWayOutlivesTheFailureOfALaterStep) {
 }
 
 // The copy is of the step at which the save began, whatever training did meanwhile. Seen red: with
-// the weights written from the device by the thread.
+// nothing copied.
 TEST_P(DeterminismTest, ASaveHoldsTheStateOfItsStep) {
   trainer::TrainingConfig config = Config("run");
   config.steps = 40;

@@ -68,7 +68,9 @@ void Orthonormalise(int64_t rows, int64_t cols, double* matrix) {
 std::vector<double> StartingSubspace(uint64_t seed, int index, int64_t rows, int64_t cols) {
   std::vector<float> values(rows * cols);
   // Not the values that the weights themselves start from.
-  model::FillInitialValues(seed ^ 0x9e3779b97f4a7c15, index, 1.0, 0, rows * cols, values.data());
+  const model::InitialDistribution normal{model::InitialDistribution::kNormal, 1};
+  model::FillInitialValues(seed ^ 0x9e3779b97f4a7c15, index, normal, 0, rows * cols,
+                           values.data());
   return std::vector<double>(values.begin(), values.end());
 }
 
