@@ -37,7 +37,6 @@ TEST(ProjectsFileTest, WhatItSaysIsWhatTheSchedulerGets) {
   EXPECT_EQ(options.pause_grace_nanos, 10'000'000'000);
 }
 
-// Seen red with the check of `weight` left out.
 TEST(ProjectsFileTest, EveryWrongFieldIsNamed) {
   scheduler::SchedulerOptions options;
   EXPECT_THAT(Read("projects:\n"

@@ -1,7 +1,6 @@
 // Reservations and victims by literal lists.
 //
-// Seen red with releases taken in the order of names, a shadow of kNever, victims taken dearest
-// first, and needless victims kept.
+// Seen red with a shadow of kNever, victims taken dearest first, and needless victims kept.
 #include "server/scheduler/reservation.h"
 
 #include <map>

@@ -12,7 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/scheduler/fair_share.h"
-#include "server/scheduler/test_world.h"
+#include "server/scheduler/test_cluster.h"
 
 namespace nibble::scheduler {
 namespace {
@@ -20,101 +20,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr int64_t kSecond = 1'000'000'000;
-
-// Workers whose trainers do as they are told: train for a while, commit as they go, pause at once.
-class Cluster {
- public:
-  // Checking every step costs as much as all jobs so far.
-  explicit Cluster(SchedulerOptions options = {}, bool checked = true)
-      : world_(std::move(options), checked) {}
-
-  void AddWorker(const std::string& worker, int32_t slots) {
-    workers_.push_back(worker);
-    world_.Register(worker, slots);
-  }
-  // It trains for `seconds`; 0 for ever.
-  std::string Submit(JobDocument document, int64_t seconds) {
-    document.total_steps = 1'000'000;
-    const std::string job = world_.Submit(std::move(document));
-    lengths_[job] = seconds;
-    return job;
-  }
-  // A second passes.
-  void Second() {
-    world_.Advance(kSecond);
-    for (const std::string& worker : workers_) Serve(worker);
-  }
-  void Seconds(int64_t count) {
-    for (int64_t i = 0; i < count; ++i) Second();
-  }
-  void Serve(const std::string& worker) {
-    const AssignmentsChanged list = world_.list(worker);
-    std::vector<AttemptId> held;
-    for (const Assignment& a : list.assignments) held.push_back(a.attempt);
-    world_.Renew(worker, held);
-    for (const Assignment& a : list.assignments) Train(worker, a);
-  }
-  World& world() { return world_; }
-  int64_t trained(const std::string& job) const {
-    const auto found = trained_.find(job);
-    return found == trained_.end() ? 0 : found->second;
-  }
-  // Slot-seconds that jobs of the project trained.
-  std::map<std::string, double> by_project;
-  // Trainers that do not hear.
-  bool deaf = false;
-  int64_t commit_interval = 10;
-
- private:
-  void Train(const std::string& worker, const Assignment& a) {
-    const std::string& job = a.attempt.job_id;
-    const bool leader = a.placement.front().worker_id == worker;
-    if (a.action != AssignmentAction::kRun) {
-      if (deaf && a.action == AssignmentAction::kPause) return;
-      if (a.action == AssignmentAction::kPause && leader && trained_[job] > 0) {
-        world_.Commit(worker, a.attempt, trained_[job]);
-      }
-      const bool pause = a.action == AssignmentAction::kPause;
-      world_.Report(worker, a.attempt, pause ? AttemptStatus::kPaused : AttemptStatus::kStopped);
-      return;
-    }
-    if (!leader) return;
-    if (world_.state(job) == JobState::kStarting) {
-      trained_[job] = a.resume_from.has_value() ? a.resume_from->step : 0;
-      world_.Report(worker, a.attempt, AttemptStatus::kTraining);
-    }
-    ++trained_[job];
-    by_project[a.document->project] += a.document->slots;
-    if (lengths_[job] > 0 && trained_[job] >= lengths_[job]) {
-      world_.Report(worker, a.attempt, AttemptStatus::kSucceeded);
-    } else if (trained_[job] % commit_interval == 0) {
-      world_.Commit(worker, a.attempt, trained_[job]);
-    }
-  }
-
-  World world_;
-  std::vector<std::string> workers_;
-  std::map<std::string, int64_t> lengths_;
-  std::map<std::string, int64_t> trained_;
-};
-
-JobDocument Wants(int32_t slots, const std::string& project = kDefaultProject,
-                  int64_t max_run_seconds = 0, int32_t priority = 0) {
-  JobDocument document;
-  document.slots = slots;
-  document.project = project;
-  document.max_run_nanos = max_run_seconds * kSecond;
-  document.priority = priority;
-  return document;
-}
-
-SchedulerOptions WithProjects(std::vector<ProjectOptions> projects) {
-  SchedulerOptions options;
-  options.projects = std::move(projects);
-  return options;
-}
 
 TEST(FairShareTest, UsageIsHalvedWithEveryHalfLife) {
   FairShare shares({{"a", 2, 4, 8, 0}}, 100 * kSecond);
@@ -134,7 +39,6 @@ TEST(FairShareTest, UsageIsHalvedWithEveryHalfLife) {
   EXPECT_EQ(shares.options(shares.IndexOf("new")).weight, 1);
 }
 
-// Seen red with a rank that leaves the weight out.
 TEST(SharingTest, EndlessDemandIsDividedLikeTheWeights) {
   for (const int slots : {1, 2, 8, 13}) {
     Cluster cluster(WithProjects({{"one", 1}, {"two", 2}, {"five", 5}}), /*checked=*/slots < 4);
@@ -311,7 +215,6 @@ TEST(SharingTest, AJobIsStoppedWhenItsRunTimeIsOver) {
   EXPECT_EQ(cluster.world().job(job).reason, JobReason::kRunTimeExceeded);
 }
 
-// Seen red without the reservation: the gang never starts.
 TEST(SharingTest, AGangAmongEndlessSmallJobsStartsWithinItsPredictedTime) {
   Cluster cluster({}, /*checked=*/false);
   for (int i = 0; i < 16; ++i) cluster.AddWorker(absl::StrCat("w", i / 10, i % 10), 8);
@@ -415,7 +318,6 @@ TEST(SharingTest, AGangThatLosesAWorkerGoesBackToTheQueueWhole) {
   EXPECT_THAT(world.violations(), IsEmpty());
 }
 
-// Seen red (an exception) where the second part's lease was looked up after the first was lost.
 TEST(SharingTest, AGangWhoseWorkersAllFallSilentIsLostOnce) {
   World world;
   world.Register("u", 1);

@@ -1,6 +1,4 @@
 // A sound directory passes; each kind of damage is named. Copies are whole and pass too.
-//
-// Seen red with a check that skipped checksums, and with a copy taken of the main file alone.
 #include "server/store/check.h"
 
 #include <sqlite3.h>

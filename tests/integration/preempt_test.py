@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """One slot, two jobs: the urgent one makes the other checkpoint and give its slot back, which goes on
 afterwards to the weights of an undisturbed run. And what waits says why.
-
-Seen red with a PAUSED report that leaves the job paused, and with a reservation that is dropped.
 """
 import json
 import subprocess
