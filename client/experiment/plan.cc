@@ -74,6 +74,11 @@ std::vector<Variant> PaperVariants(int blocks) {
   const auto keep = [&](const std::string& first, const std::string& last) {
     return absl::StrCat("precision.high_precision_blocks={first: ", first, ", last: ", last, "}");
   };
+  // At 82 % of the tokens, as in the paper.
+  const auto late = [](const std::string& passes) {
+    return absl::StrCat(
+        "precision.late_switch={token_fraction: 0.82, recipe: bf16, passes: ", passes, "}");
+  };
   return {
       {kRecipeVariant, absl::StrCat("the recipe (last ", kept, " in BF16)"), {recipe}},
       {"no-stochastic", "gradients to nearest", {recipe, "precision.stochastic_rounding=false"}},
@@ -81,6 +86,15 @@ std::vector<Variant> PaperVariants(int blocks) {
       {"weights-1x16", "weights in 1x16 blocks", {recipe, "precision.weight_block_rows=1"}},
       {"bf16-none", "no block in BF16", {recipe, keep("0", "0")}},
       {"bf16-first", absl::StrCat("first ", kept, " in BF16, not last"), {recipe, keep(kept, "0")}},
+      {"mxfp4", "the method in MXFP4", {"precision.recipe=mxfp4"}},
+      {"switch-forward", "forward in BF16 after 82 % of the tokens", {recipe, late("forward")}},
+      {"switch-both", "both passes in BF16 after 82 % of the tokens", {recipe, late("both")}},
+      {"native-four-over-six",
+       "forward 1x16 with four over six, as Quartet II",
+       {recipe, "precision.weight_block_rows=1", "precision.four_over_six=squared"}},
+      {"stochastic-forward",
+       "stochastic rounding on the forward operands instead",
+       {recipe, "precision.stochastic_operands=[fprop.activation, fprop.weight]"}},
   };
 }
 

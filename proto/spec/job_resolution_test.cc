@@ -141,7 +141,8 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
     const std::string name = absl::StrCat(path, ".", field->name());
     // Lists, labels and init_from have no default; steps excludes tokens.
     if (field->is_repeated() || field->name() == "init_from" || field->name() == "tokens") continue;
-    if (field->name() == "late_switch") continue;  // none is the default
+    // None, and any kind, are the defaults.
+    if (field->name() == "late_switch" || field->name() == "device_kind") continue;
     if (OfAnotherFamily(message, field->name())) {
       EXPECT_FALSE(message.GetReflection()->HasField(message, field)) << name;
       continue;

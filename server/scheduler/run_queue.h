@@ -72,6 +72,8 @@ class RunQueue {
   // Of the jobs that may start.
   std::map<ShapeKey, Shape>& shapes() { return shapes_; }
   const std::map<ShapeKey, Shape>& shapes() const { return shapes_; }
+  // REQUIRES: IsReady(job.job_id).
+  const Shape& ShapeOf(const QueuedJob& job) const { return shapes_.at(KeyOf(job)); }
   const QueuedJob& First(const Shape& shape) const {
     return jobs_.at(std::get<2>(*shape.ready.begin())).job;
   }

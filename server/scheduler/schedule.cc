@@ -68,9 +68,13 @@ RunQueue::Shape* Scheduler::Machine::NextShape() {
 // give up for it, are its own.
 void Scheduler::Machine::StartReserved() {
   if (!reservation_.has_value() || reserved_blocked_at_ == generation_) return;
-  const QueuedJob& job = *queue_.Find(reservation_->job_id);
+  const QueuedJob& holder = *queue_.Find(reservation_->job_id);
   reserved_blocked_at_ = generation_;
-  if (!queue_.IsReady(job.job_id) || shares_.ExceedsLimit(job.project, job.slots)) return;
+  if (!queue_.IsReady(holder.job_id)) return;
+  // One like it may have come back to an earlier place in the queue: the promise is that one's.
+  const QueuedJob& job = queue_.First(queue_.ShapeOf(holder));
+  reservation_->job_id = job.job_id;
+  if (shares_.ExceedsLimit(job.project, job.slots)) return;
   std::vector<WorkerShare> placement = Place(job);
   if (!placement.empty()) StartAttempt(jobs_.at(job.job_id), std::move(placement));
 }

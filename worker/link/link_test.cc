@@ -209,10 +209,11 @@ TEST_F(LinkObserverTest, TellsARunsStory) {
   EXPECT_EQ(report.metrics().values().at("tokens_per_second"), 200);
 
   step.has_validation = true;
+  step.validation_bits_per_byte = 2.25;
   ASSERT_THAT(observer_->OnStep(step), IsOk());
   report = Receive();
   EXPECT_EQ(report.metrics().sequence(), 2);
-  EXPECT_EQ(report.metrics().values().count("validation_bits_per_byte"), 1u);
+  EXPECT_EQ(report.metrics().values().at("validation_bits_per_byte"), 2.25);
 
   ASSERT_THAT(observer_->OnCheckpoint(Checkpoint(42), /*must_commit=*/false), IsOk());
   report = Receive();
