@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/files.h"
+#include "base/glob.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "base/sha256.h"
@@ -84,6 +85,25 @@ TEST(ClockTest, WallJumpsLeaveTheMonotonicClockAlone) {
   EXPECT_EQ(clock.MonotonicNanos(), before);
   clock.AdvanceNanos(5000);
   EXPECT_EQ(clock.MonotonicNanos(), before + 5000);
+}
+
+TEST(GlobTest, MatchesWholeNames) {
+  const struct {
+    const char* pattern;
+    const char* name;
+    bool matches;
+  } cases[] = {{"", "", true},           {"", "a", false},         {"*", "", true},
+               {"a.b", "a.b", true},     {"a.b", "axb", false},    {"a?b", "axb", true},
+               {"a?", "a", false},       {"*b", "aab", true},      {"*ab*", "xaabx", true},
+               {"a*b*c", "abxbc", true}, {"a*b*c", "abxb", false}, {"*a", "ab", false},
+               {"**", "x", true},        {"a*", "ba", false},      {"*.x.*y", "1.x.2.x.y", true}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(GlobMatches(c.pattern, c.name), c.matches) << c.pattern << " " << c.name;
+  }
+  // Not exponential.
+  std::string pattern, name(2000, 'a');
+  for (int i = 0; i < 100; ++i) pattern += "*a";
+  EXPECT_FALSE(GlobMatches(pattern + "b", name));
 }
 
 TEST(RandomTest, IdsHaveAFixedForm) {

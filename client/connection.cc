@@ -222,6 +222,16 @@ absl::StatusOr<v1::Job> Connection::ResumeJob(const std::string& job_id) {
   return impl_->Call(&Stub::ResumeJob, request);
 }
 
+absl::StatusOr<v1::Job> Connection::UpdateJob(const v1::UpdateJobRequest& request) {
+  return impl_->Call(&Stub::UpdateJob, request);
+}
+
+absl::StatusOr<v1::ExplainJobResponse> Connection::ExplainJob(const std::string& job_id) {
+  v1::ExplainJobRequest request;
+  request.set_job_id(job_id);
+  return impl_->Call(&Stub::ExplainJob, request);
+}
+
 absl::StatusOr<v1::DeleteJobResponse> Connection::DeleteJob(const std::string& job_id) {
   v1::DeleteJobRequest request;
   request.set_job_id(job_id);
@@ -246,6 +256,26 @@ absl::StatusOr<v1::ListEventsResponse> Connection::ListEvents(
 
 absl::StatusOr<v1::ListWorkersResponse> Connection::ListWorkers() {
   return impl_->Call(&Stub::ListWorkers, v1::ListWorkersRequest());
+}
+
+absl::StatusOr<v1::Worker> Connection::DrainWorker(const v1::DrainWorkerRequest& request) {
+  return impl_->Call(&Stub::DrainWorker, request);
+}
+
+absl::StatusOr<v1::Worker> Connection::UndrainWorker(const std::string& worker_id) {
+  v1::UndrainWorkerRequest request;
+  request.set_worker_id(worker_id);
+  return impl_->Call(&Stub::UndrainWorker, request);
+}
+
+absl::StatusOr<v1::ListProjectsResponse> Connection::ListProjects() {
+  return impl_->Call(&Stub::ListProjects, v1::ListProjectsRequest());
+}
+
+absl::StatusOr<v1::BackupStateResponse> Connection::BackupState(const std::string& name) {
+  v1::BackupStateRequest request;
+  request.set_name(name);
+  return impl_->Call(&Stub::BackupState, request);
 }
 
 absl::StatusOr<v1::ServerInfo> Connection::GetServerInfo() {

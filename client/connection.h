@@ -61,11 +61,17 @@ class Connection {
   absl::StatusOr<v1::Job> CancelJob(const std::string& job_id);
   absl::StatusOr<v1::Job> PauseJob(const std::string& job_id);
   absl::StatusOr<v1::Job> ResumeJob(const std::string& job_id);
+  absl::StatusOr<v1::Job> UpdateJob(const v1::UpdateJobRequest& request);
+  absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const std::string& job_id);
   absl::StatusOr<v1::DeleteJobResponse> DeleteJob(const std::string& job_id);
   absl::StatusOr<v1::GetMetricsResponse> GetMetrics(const v1::GetMetricsRequest& request);
   absl::StatusOr<v1::ListCheckpointsResponse> ListCheckpoints(const std::string& job_id);
   absl::StatusOr<v1::ListEventsResponse> ListEvents(const v1::ListEventsRequest& request);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
+  absl::StatusOr<v1::Worker> DrainWorker(const v1::DrainWorkerRequest& request);
+  absl::StatusOr<v1::Worker> UndrainWorker(const std::string& worker_id);
+  absl::StatusOr<v1::ListProjectsResponse> ListProjects();
+  absl::StatusOr<v1::BackupStateResponse> BackupState(const std::string& name);
   absl::StatusOr<v1::ServerInfo> GetServerInfo();
 
   // Streams call `each` for every message on the caller's thread until it returns false (then OK),

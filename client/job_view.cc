@@ -1,5 +1,7 @@
 #include "client/job_view.h"
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -50,6 +52,42 @@ std::string TimingText(const v1::Job& job, int64_t now_micros) {
                       Duration((end - started) * 1e-6), ended ? "" : " so far");
 }
 
+// A value of TrainingResult.efficiency; NaN where it was not measured.
+double Measured(const v1::TrainingResult& result, const char* name) {
+  const auto found = result.efficiency().find(name);
+  return found == result.efficiency().end() ? NAN : found->second;
+}
+
+std::string BytesText(double bytes) {
+  return bytes >= 0 && bytes < 1e18 ? Bytes(static_cast<int64_t>(bytes)) : "?";
+}
+
+void AddEfficiency(const v1::TrainingResult& result, Facts* facts) {
+  const double memory = Measured(result, "peak_memory_bytes");
+  if (std::isfinite(memory)) {
+    facts->Add("memory",
+               absl::StrFormat("%s at most, %s planned, %.1f bytes a parameter", BytesText(memory),
+                               BytesText(Measured(result, "planned_memory_bytes")),
+                               Measured(result, "planned_bytes_per_parameter")));
+  }
+  const double p50 = Measured(result, "step_seconds_p50");
+  if (std::isfinite(p50)) {
+    facts->Add("step time", absl::StrFormat("median %.3g s, 95 %% %.3g s, 99 %% %.3g s", p50,
+                                            Measured(result, "step_seconds_p95"),
+                                            Measured(result, "step_seconds_p99")));
+  }
+  const double utilization = Measured(result, "model_flops_utilization");
+  if (std::isfinite(utilization)) {
+    facts->Add("compute", absl::StrFormat("%.0f %% of %s FLOP/s measured", 100 * utilization,
+                                          Short(Measured(result, "measured_peak_flops"))));
+  }
+  const double joules = Measured(result, "energy_joules");
+  if (std::isfinite(joules)) {
+    facts->Add("energy", absl::StrFormat("%s J, %.1f tokens/J", Short(joules),
+                                         Measured(result, "tokens_per_joule")));
+  }
+}
+
 void AddResult(const v1::TrainingResult& result, Facts* facts) {
   facts->Add("train loss", Loss(result.train_loss()));
   if (result.validation_loss() != 0) {
@@ -57,6 +95,7 @@ void AddResult(const v1::TrainingResult& result, Facts* facts) {
                                              result.validation_bits_per_byte()));
   }
   facts->Add("speed", absl::StrCat(Short(result.tokens_per_second()), " tokens/s"));
+  AddEfficiency(result, facts);
   facts->Add("digest", Safe(result.digest()));
 }
 
@@ -151,7 +190,7 @@ void PrintJob(Session& session, const v1::Job& job) {
   facts.Add("progress", ProgressText(job));
   facts.Add("attempt", AttemptText(job));
   facts.Add("model", ModelText(job.spec(), job.parameters()));
-  facts.Add("data", Safe(job.spec().data().path()));
+  facts.Add("data", Safe(DataText(job.spec().data())));
   facts.Add("training", TrainingText(job.spec(), job.total_steps()));
   facts.Add("precision", PrecisionText(job.spec(), job.precision()));
   if (job.spec().priority() != 0) facts.Add("priority", absl::StrCat(job.spec().priority()));
@@ -174,6 +213,30 @@ void ShowJob(Session& session, const v1::Job& job) {
   } else {
     PrintJob(session, job);
   }
+}
+
+std::string DataText(const v1::DataSpec& data) {
+  std::vector<std::string> phases;
+  const auto add = [&phases](const auto& sources) {
+    double total = 0;
+    for (const v1::DataSourceSpec& source : sources) total += source.weight();
+    std::vector<std::string> parts;
+    for (const v1::DataSourceSpec& source : sources) {
+      parts.push_back(sources.size() == 1
+                          ? source.path()
+                          : absl::StrFormat("%s %.3g %%", source.path(),
+                                            total > 0 ? 100 * source.weight() / total : 0));
+    }
+    phases.push_back(absl::StrJoin(parts, " + "));
+  };
+  if (data.sources_size() > 0) add(data.sources());
+  for (const v1::DataPhaseSpec& phase : data.phases()) {
+    add(phase.sources());
+    phases.back() = absl::StrFormat("%.3g %% of the run: %s", 100 * phase.share(), phases.back());
+  }
+  if (phases.empty()) phases.push_back(data.path());
+  return absl::StrCat(absl::StrJoin(phases, "; "), data.documents() == "join" ? "" : ", documents ",
+                      data.documents() == "join" ? "" : data.documents());
 }
 
 }  // namespace nibble::client

@@ -29,6 +29,9 @@ void PrintJob(Session& session, const v1::Job& job);
 // Prints a job in the session's format.
 void ShowJob(Session& session, const v1::Job& job);
 
+// What a job trains on, in one line.
+std::string DataText(const v1::DataSpec& data);
+
 }  // namespace nibble::client
 
 #endif  // CLIENT_JOB_VIEW_H_

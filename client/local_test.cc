@@ -26,10 +26,34 @@ using ::testing::Not;
 TEST_F(ClientTest, HelpNamesEveryVerbAndTheExitCodes) {
   const Outcome outcome = RunAlone({"--help"});
   EXPECT_EQ(outcome.code, 0);
-  for (const char* verb :
-       {"submit", "get",      "list",    "watch",        "logs",         "metrics",    "compare",
-        "pause",  "resume",   "cancel",  "delete",       "checkpoints",  "events",     "workers",
-        "info",   "validate", "presets", "data prepare", "data inspect", "completion", "version"}) {
+  for (const char* verb : {"submit",
+                           "get",
+                           "list",
+                           "watch",
+                           "logs",
+                           "metrics",
+                           "compare",
+                           "explain",
+                           "update",
+                           "workers drain",
+                           "workers undrain",
+                           "projects",
+                           "backup",
+                           "pause",
+                           "resume",
+                           "cancel",
+                           "delete",
+                           "checkpoints",
+                           "events",
+                           "workers",
+                           "info",
+                           "validate",
+                           "presets",
+                           "data prepare",
+                           "data inspect",
+                           "data train-tokenizer",
+                           "completion",
+                           "version"}) {
     EXPECT_THAT(outcome.out, HasSubstr(absl::StrCat("\n  ", verb, " ")));
     const std::vector<std::string> words = absl::StrSplit(absl::StrCat(verb, " --help"), ' ');
     const Outcome help = RunAlone(words);
@@ -191,7 +215,7 @@ TEST_F(ClientTest, BashCompletes) {
                                  "); COMP_CWORD=", index, "; _nibble; echo \"${COMPREPLY[@]}\"'"));
   };
   EXPECT_EQ(complete("nibble comp", 1), "compare completion ");
-  EXPECT_EQ(complete("nibble data \"\"", 2), "prepare inspect ");
+  EXPECT_EQ(complete("nibble data \"\"", 2), "prepare inspect train-tokenizer ");
   EXPECT_EQ(complete("nibble completion \"\"", 2), "bash zsh fish ");
   EXPECT_EQ(complete("nibble --server x data prepare --tok", 5), "--tokenizer ");
   EXPECT_EQ(complete("nibble data prepare --split \"\"", 4), "last hash ");
@@ -220,7 +244,7 @@ TEST_F(ClientTest, ZshCompletes) {
         script, "; words=(", words, "); CURRENT=", current, "; _nibble'"));
   };
   EXPECT_THAT(complete("nibble \"\"", 2), HasSubstr("compare:Two jobs side by side"));
-  EXPECT_EQ(complete("nibble data \"\"", 3), "prepare inspect ");
+  EXPECT_EQ(complete("nibble data \"\"", 3), "prepare inspect train-tokenizer ");
   EXPECT_THAT(complete("nibble list --st", 3), HasSubstr("--state["));
   EXPECT_THAT(complete("nibble data prepare --split \"\"", 5), HasSubstr("(last hash)"));
 }

@@ -66,6 +66,15 @@ TEST_F(ClientTest, GetFindsByIdPrefixAndName) {
 TEST_F(ClientTest, GetShowsStateReasonProgressAndResult) {
   v1::Job job = Succeeded(MakeJob(1, "first", v1::SUCCEEDED));
   job.set_reason_message("trained all 100 steps");
+  auto& efficiency = *job.mutable_result()->mutable_efficiency();
+  efficiency["peak_memory_bytes"] = 3 << 20;
+  efficiency["planned_memory_bytes"] = 2 << 20;
+  efficiency["planned_bytes_per_parameter"] = 18.04;
+  efficiency["step_seconds_p50"] = 2;
+  efficiency["step_seconds_p95"] = 3;
+  efficiency["step_seconds_p99"] = 90;
+  efficiency["model_flops_utilization"] = 0.43;
+  efficiency["measured_peak_flops"] = 2e11;
   daemon_.PutJob(job);
   const Outcome outcome = Run({"get", "first"});
   EXPECT_THAT(outcome.out, HasSubstr("state       SUCCEEDED  COMPLETED: trained all 100 steps\n"));
@@ -73,6 +82,11 @@ TEST_F(ClientTest, GetShowsStateReasonProgressAndResult) {
   EXPECT_THAT(outcome.out, HasSubstr("created     2023-11-14T22:12:20Z  (60 s ago)\n"));
   EXPECT_THAT(outcome.out, HasSubstr("validation  loss 1.5000, 2.1640 bits/byte\n"));
   EXPECT_THAT(outcome.out, HasSubstr("speed       25.1k tokens/s\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("memory      3.0 MiB at most, 2.0 MiB planned, "
+                                     "18.0 bytes a parameter\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("step time   median 2 s, 95 % 3 s, 99 % 90 s\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("compute     43 % of 200G FLOP/s measured\n"));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("energy")));
   EXPECT_THAT(Run({"get", "first", "-o", "yaml"}).out,
               HasSubstr("result:\n  steps: 100\n  tokens: 102400\n  train_loss: 1.25\n"));
 }
@@ -199,6 +213,22 @@ TEST_F(ClientTest, MetricsAreExactInCsvAndJson) {
   EXPECT_EQ(Run({"metrics", "first", "--name", "validation_loss", "-o", "csv"}).out,
             "step,attempt,rank,time,validation_loss\n100,1,0,2023-11-14T22:15:00Z,1.5\n");
   EXPECT_EQ(Run({"metrics", "first", "-o", "yaml"}).code, 2);
+}
+
+TEST_F(ClientTest, CompareShowsEfficiencyThatBothHave) {
+  for (int i = 1; i <= 2; ++i) {
+    v1::Job job = Succeeded(MakeJob(i, i == 1 ? "one" : "two", v1::SUCCEEDED));
+    auto& efficiency = *job.mutable_result()->mutable_efficiency();
+    efficiency["step_seconds_p50"] = i;
+    if (i == 1) efficiency["tokens_per_joule"] = 7;
+    daemon_.PutJob(job);
+  }
+  const Outcome text = Run({"compare", "one", "two"});
+  EXPECT_THAT(text.out, HasSubstr("step, seconds"));
+  EXPECT_THAT(text.out, HasSubstr("-50.00 %"));
+  EXPECT_THAT(text.out, Not(HasSubstr("tokens/J")));
+  const auto value = nlohmann::json::parse(Run({"compare", "one", "two", "-o", "json"}).out);
+  EXPECT_EQ(value["a"]["efficiency"]["tokens_per_joule"], 7);
 }
 
 TEST_F(ClientTest, CompareComputesTheGapAtEqualTokens) {

@@ -1,30 +1,23 @@
 #include "kernels/host_backend.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstring>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/host_memory.h"
+#include "base/status_macros.h"
 
 namespace nibble::kernels {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{2} << 20;
-
 class HostBuffer : public DeviceBuffer {
  public:
-  HostBuffer(void* data, int64_t bytes, int64_t mapped)
-      : data_(data), bytes_(bytes), mapped_(mapped) {}
-  ~HostBuffer() override { munmap(data_, mapped_); }
-  void* data() const override { return data_; }
-  int64_t bytes() const override { return bytes_; }
+  explicit HostBuffer(HostMemory memory) : memory_(std::move(memory)) {}
+  void* data() const override { return memory_.data(); }
+  int64_t bytes() const override { return memory_.bytes(); }
 
  private:
-  void* const data_;
-  const int64_t bytes_;
-  const int64_t mapped_;
+  const HostMemory memory_;
 };
 
 }  // namespace
@@ -58,20 +51,8 @@ Support HostBackend::Supports(const OperandFormat& format) const {
 }
 
 absl::StatusOr<std::unique_ptr<DeviceBuffer>> HostBackend::Allocate(int64_t bytes) {
-  NIBBLE_CHECK(bytes >= 0);
-  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  const auto exhausted = [&] {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "cannot allocate ", bytes, " bytes; this machine has ", memory, " bytes of memory"));
-  };
-  if (bytes > memory) return exhausted();
-  const int64_t unit = bytes >= kHugePage ? kHugePage : 4096;
-  const int64_t mapped = (bytes + unit) / unit * unit;  // at least one page, also for 0 bytes
-  void* data = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return exhausted();
-  if (bytes >= kHugePage) madvise(data, mapped, MADV_HUGEPAGE);
-  std::memset(data, 0, mapped);
-  return std::make_unique<HostBuffer>(data, bytes, mapped);
+  NIBBLE_ASSIGN_OR_RETURN(HostMemory memory, HostMemory::Allocate(bytes));
+  return std::make_unique<HostBuffer>(std::move(memory));
 }
 
 void HostBackend::CopyToDevice(void* device, const void* host, int64_t bytes) {

@@ -153,16 +153,23 @@ struct AttentionBackwardArgs {
 };
 
 // Output head and loss, in chunks of rows so that the logits are never whole in memory.
-// logits = x W^T in FP32; loss_n = log sum exp(logits_n) - logits_n[target_n], nats.
-// d_logits = (softmax - onehot) * loss_scale, rounded to the activations' type, then
-// d_x = d_logits W and d_weight += d_logits^T x. Rows with target < 0 have loss 0 and no gradient.
+//   logits = x W^T in FP32, or c tanh(x W^T / c) with c = logit_softcap where that is not 0;
+//   z_n = log sum exp(logits_n);  loss_n = z_n - logits_n[target_n], nats.
+// Backward is that of scale_n (loss_n + z_loss z_n^2), scale_n = loss_scale row_scales[n]:
+//   d_logits_n = scale_n ((1 + 2 z_loss z_n) softmax - onehot), times 1 - (logits / c)^2 where
+//   capped, rounded to the activations' type; d_x = d_logits W and d_weight += d_logits^T x.
+// Rows with target < 0 have loss 0 and no gradient.
 struct LmHeadArgs {
-  Matrix x;                // [N, D]
-  Operand weight;          // [V, D], BF16 or FP32 format
-  const int32_t* targets;  // [N]
-  float* losses;           // [N] out
+  Matrix x;                      // [N, D]
+  Operand weight;                // [V, D], BF16 or FP32 format
+  const int32_t* targets;        // [N]
+  float* losses;                 // [N] out
+  float* log_sum_exp = nullptr;  // [N] out: z; 0 where the target is < 0. Null: not wanted
+  float logit_softcap = 0;
   // Backward as well where d_x.data is not null:
   float loss_scale = 1;
+  const float* row_scales = nullptr;  // [N]; null: all 1
+  float z_loss = 0;
   Matrix d_x;                 // [N, D] out (overwritten)
   float* d_weight = nullptr;  // [V, D] FP32, accumulated
 };

@@ -17,8 +17,10 @@
 #include "base/version.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/record_appender.h"
+#include "server/projects_file.h"
 #include "server/rpc/conversions.h"
 #include "server/rpc/services.h"
+#include "server/state_care.h"
 #include "server/store/sqlite_store.h"
 #include "server/store/state_directory.h"
 #include "server/telemetry/prometheus_telemetry.h"
@@ -71,6 +73,7 @@ struct Daemon::Parts {
   store::StateDirectoryLock lock;
   telemetry::PrometheusTelemetry telemetry{{kVersion, kCommit}};
   std::string metrics_address;
+  std::vector<std::string> projects = {scheduler::kDefaultProject};
   std::unique_ptr<store::Store> store;
   std::unique_ptr<store::MetricStore> metric_store;
   std::unique_ptr<coordinator::WorkPool> pool;
@@ -99,12 +102,19 @@ absl::Status Daemon::Parts::StartCoordinator(const DaemonOptions& options) {
   pool = std::make_unique<coordinator::WorkPool>(kPoolThreads, kMaxWaitingWork);
   coordinator::CoordinatorOptions coordinator_options;
   coordinator_options.scheduler.lease_term_nanos = options.lease_term_ms * 1'000'000;
+  if (!options.projects_file.empty()) {
+    NIBBLE_RETURN_IF_ERROR(ReadProjectsFile(options.projects_file, &coordinator_options.scheduler));
+  }
+  for (const auto& project : coordinator_options.scheduler.projects) {
+    if (project.name != scheduler::kDefaultProject) projects.push_back(project.name);
+  }
   coordinator::CoordinatorParts parts;
   parts.store = store.get();
   parts.metric_store = metric_store.get();
   parts.telemetry = &telemetry;
   parts.clock = &RealClock();
   parts.pool = pool.get();
+  parts.random = &SystemRandom();
   parts.recipe_of = rpc::RecipeOf;
   parts.on_fatal = ExitStoreFailed;
   NIBBLE_ASSIGN_OR_RETURN(coordinator,
@@ -127,6 +137,11 @@ absl::Status Daemon::Parts::StartServer(const DaemonOptions& options) {
   parts.start_micros = RealClock().WallMicros();
   parts.metrics_address = metrics_address;
   parts.state_directory = lock.path();
+  parts.max_job_slots = options.max_job_slots;
+  parts.projects = projects;
+  parts.back_up = [this](const std::string& name) {
+    return BackUpStores(store.get(), metric_store.get(), lock.path(), name);
+  };
   training_api = std::make_unique<rpc::TrainingApi>(parts);
   worker_api = std::make_unique<rpc::WorkerApi>(parts);
   training_service = rpc::MakeTrainingService(training_api.get(), &RealClock(), &telemetry);

@@ -24,6 +24,8 @@ struct DaemonOptions {
   std::string metrics_listen;  // empty for none
   std::string port_file;       // empty for none
   int64_t lease_term_ms = 15'000;
+  std::string projects_file;  // empty for none
+  int max_job_slots = 1;
   bool local_worker = false;
   int local_slots = 1;
   std::string data_directory;

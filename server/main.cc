@@ -17,6 +17,7 @@
 #include "base/paths.h"
 #include "base/version.h"
 #include "server/daemon.h"
+#include "server/state_care.h"
 
 namespace nibble::daemon {
 namespace {
@@ -45,6 +46,8 @@ struct Flags {
   DaemonOptions daemon;
   LogLevel log_level = LogLevel::kInfo;
   double lease_term_seconds = 15;
+  std::string check_directory;
+  std::string backup_name;
 };
 
 const std::map<std::string, LogLevel>& LogLevels() {
@@ -79,11 +82,33 @@ void AddServing(CLI::App* app, Flags* flags) {
   app->add_flag("--reflection,!--no-reflection", daemon->grpc.reflection,
                 "Answer gRPC server reflection (grpcurl and the like); on by default")
       ->group("Serving");
+  app->add_option("--projects", daemon->projects_file,
+                  "File (YAML, JSON, text proto) with the projects that share the slots")
+      ->check(CLI::ExistingFile)
+      ->group("Serving");
+  app->add_option(
+         "--max-job-slots", daemon->max_job_slots,
+         "Most slots that a job may ask for; a nibble-worker trains jobs of one slot only, "
+         "so more is for other kinds of workers")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str()
+      ->group("Serving");
   app->add_option("--lease-term", flags->lease_term_seconds,
                   "Seconds a worker may be silent before its jobs go elsewhere")
       ->check(CLI::Range(0.2, 3600.0))
       ->capture_default_str()
       ->group("Serving");
+}
+
+void AddCare(CLI::App* app, Flags* flags) {
+  app->add_option("--check", flags->check_directory,
+                  "Verify this state directory, which no daemon may be using, say what is wrong, "
+                  "and exit: 0 sound, 1 damaged")
+      ->group("Care of the state");
+  app->add_option("--backup", flags->backup_name,
+                  "Copy the databases of --state-dir to backups/NAME in it, whether or not a daemon "
+                  "is serving, and exit")
+      ->group("Care of the state");
 }
 
 void AddSecurity(CLI::App* app, Flags* flags) {
@@ -141,6 +166,16 @@ std::string Absolute(const std::string& path) {
   return path.empty() ? path : JoinPath(base, path);
 }
 
+int BackUp(const Flags& flags) {
+  const auto copied = BackUpState(Absolute(flags.daemon.state_directory), flags.backup_name);
+  if (!copied.ok()) {
+    std::fprintf(stderr, "nibbled: %s\n", std::string(copied.status().message()).c_str());
+    return kExitFailed;
+  }
+  std::printf("%s\n", copied->first.c_str());
+  return 0;
+}
+
 int Run(Flags flags) {
   SetLogLevel(flags.log_level);
   RaiseDescriptorLimit();
@@ -177,6 +212,7 @@ int Main(int argc, char** argv) {
   AddServing(&app, &flags);
   AddSecurity(&app, &flags);
   AddLocalWorker(&app, &flags);
+  AddCare(&app, &flags);
   app.add_option("--log-level", flags.daemon.log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();
@@ -186,6 +222,8 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
   flags.log_level = LogLevels().at(flags.daemon.log_level);
+  if (!flags.check_directory.empty()) return CheckState(Absolute(flags.check_directory));
+  if (!flags.backup_name.empty()) return BackUp(flags);
   return Run(std::move(flags));
 }
 

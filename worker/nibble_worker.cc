@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -61,6 +62,7 @@ struct Flags {
   std::string host;
   TlsFiles tls;
   int slots = 1;
+  std::vector<std::string> labels;
   double orphan_limit_seconds = 1800;
   LogLevel log_level = LogLevel::kInfo;
 };
@@ -93,6 +95,25 @@ std::string ProcessorName() {
   return "unknown processor";
 }
 
+// Of this machine; 0 for unknown.
+int64_t MemoryBytes() {
+  const int64_t pages = sysconf(_SC_PHYS_PAGES);
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page_bytes > 0 ? pages * page_bytes : 0;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> Labels(const std::vector<std::string>& flags) {
+  std::map<std::string, std::string> labels;
+  for (const std::string& flag : flags) {
+    const size_t equals = flag.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--label ", flag, "; allowed: KEY=VALUE"));
+    }
+    labels[flag.substr(0, equals)] = flag.substr(equals + 1);
+  }
+  return labels;
+}
+
 void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", absl::StrCat("nibble-worker ", kVersion, " (", kCommit, ")"));
   app.add_option("--daemon", flags.daemon, "Address of the nibbled: host:port or unix:/path")
@@ -100,6 +121,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--slots", flags.slots, "Slots to offer: jobs that may run here at once")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  app.add_option("--label", flags.labels,
+                 "KEY=VALUE that scheduling.constraints of jobs may ask for; may be given several "
+                 "times")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
   app.add_option("--work-dir", flags.work_dir, "Checkpoints and logs of the jobs; one worker each")
       ->capture_default_str();
   app.add_option("--data-dir", flags.data_dir, "Where relative data paths of jobs are looked up")
@@ -191,6 +218,8 @@ absl::Status RunWorker(const Flags& flags, const WorkDirectory& directory) {
   options.device_name = ProcessorName();
   options.version = kVersion;
   options.slots = flags.slots;
+  options.slot_memory_bytes = MemoryBytes() / flags.slots;
+  NIBBLE_ASSIGN_OR_RETURN(options.labels, Labels(flags.labels));
   options.orphan_limit_nanos = static_cast<int64_t>(flags.orphan_limit_seconds * 1e9);
   Agent agent(options, context);
   signals.Start(loop, agent);

@@ -98,12 +98,20 @@ absl::Status RunDirectory::AppendMetrics(const trainer::StepReport& report, bool
   row["step"] = report.step;
   row["tokens"] = report.tokens;
   row["loss"] = report.loss;
+  if (report.has_objective) row["objective"] = report.objective;
   row["learning_rate"] = report.learning_rate;
   row["grad_norm"] = report.grad_norm;
   row["step_seconds"] = report.step_seconds;
   if (report.has_validation) {
     row["validation_loss"] = report.validation_loss;
-    row["validation_bits_per_byte"] = report.validation_bits_per_byte;
+    if (report.validation_bits_per_byte > 0) {
+      row["validation_bits_per_byte"] = report.validation_bits_per_byte;
+    }
+  }
+  if (report.data.size() == 1) row["epoch"] = report.data[0].epochs;
+  for (size_t i = 0; report.data.size() > 1 && i < report.data.size(); ++i) {
+    row[absl::StrCat("data/", i, "/epoch")] = report.data[i].epochs;
+    row[absl::StrCat("data/", i, "/tokens")] = report.data[i].tokens;
   }
   for (const auto& [name, value] : report.health) {
     if (std::isfinite(value)) row[name] = value;

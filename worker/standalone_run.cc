@@ -101,9 +101,17 @@ absl::StatusOr<std::string> ResultJson(const trainer::RunResult& result,
   json["train_loss"] = result.train_loss;
   if (result.has_validation) {
     json["validation_loss"] = result.validation_loss;
-    json["validation_bits_per_byte"] = result.validation_bits_per_byte;
+    if (result.validation_bits_per_byte > 0) {
+      json["validation_bits_per_byte"] = result.validation_bits_per_byte;
+    }
   }
   json["tokens_per_second"] = result.tokens_per_second;
+  json["checkpoint_stall_seconds"] = result.checkpoint_stall_seconds;
+  json["efficiency"] = result.efficiency;
+  for (const data::SourceProgress& source : result.data) {
+    json["data"].push_back(
+        {{"path", source.path}, {"epochs", source.epochs}, {"tokens", source.tokens}});
+  }
   json["parameters"] = job.parameters;
   json["config_digest"] = config.config_digest;
   json["spec"] = nlohmann::ordered_json::parse(spec_json, nullptr, /*allow_exceptions=*/false);

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <iterator>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "proto/spec/deterministic_digest.h"
+#include "proto/spec/model_size.h"
 #include "worker/model_description.h"
 
 namespace nibble::worker {
@@ -211,9 +213,20 @@ absl::Status ConvertOptimizer(const v1::OptimizerSpec& spec, trainer::TrainingCo
   config->optimizer.epsilon = spec.epsilon();
   config->optimizer.weight_decay = spec.weight_decay();
   config->optimizer.gradient_clip = spec.gradient_clip();
+  config->optimizer.decay_include = {spec.decay_include().begin(), spec.decay_include().end()};
+  config->optimizer.decay_exclude = {spec.decay_exclude().begin(), spec.decay_exclude().end()};
+  config->optimizer.low_rank.rank = spec.low_rank().rank();
+  config->optimizer.low_rank.update_interval = spec.low_rank().update_interval();
+  config->optimizer.low_rank.scale = spec.low_rank().scale();
+  config->optimizer.low_rank.reset_moments = spec.low_rank().reset_moments();
+  if (spec.low_rank().update_interval() < 1) {
+    return absl::InvalidArgumentError("optimizer.low_rank is not a resolved job's");
+  }
   const v1::ScheduleSpec& schedule = spec.schedule();
   if (schedule.kind() == "constant") {
     config->schedule.kind = trainer::ScheduleKind::kConstant;
+  } else if (schedule.kind() == "linear") {
+    config->schedule.kind = trainer::ScheduleKind::kLinear;
   } else if (schedule.kind() == "cosine") {
     config->schedule.kind = trainer::ScheduleKind::kCosine;
   } else if (schedule.kind() == "wsd") {
@@ -224,6 +237,30 @@ absl::Status ConvertOptimizer(const v1::OptimizerSpec& spec, trainer::TrainingCo
   config->schedule.warmup_steps = schedule.warmup_steps();
   config->schedule.decay_fraction = schedule.decay_fraction();
   config->schedule.final_fraction = schedule.final_fraction();
+  config->schedule.decay_shape = schedule.decay_shape() == "one_minus_sqrt"
+                                     ? optimizer::DecayShape::kOneMinusSqrt
+                                     : optimizer::DecayShape::kLinear;
+  return absl::OkStatus();
+}
+
+absl::Status ConvertLoss(const v1::LossSpec& spec, trainer::TrainingConfig* config) {
+  config->loss.z_loss = spec.z_loss();
+  config->loss.logit_softcap = spec.logit_softcap();
+  const v1::SampleWeightSpec& weights = spec.sample_weights();
+  using trainer::WeightStrategy;
+  if (weights.strategy() == "uniform") {
+    config->sample_weights.strategy = WeightStrategy::kUniform;
+  } else if (weights.strategy() == "linear_upper") {
+    config->sample_weights.strategy = WeightStrategy::kLinearUpper;
+  } else if (weights.strategy() == "quadratic") {
+    config->sample_weights.strategy = WeightStrategy::kQuadratic;
+  } else if (weights.strategy() == "extremes") {
+    config->sample_weights.strategy = WeightStrategy::kExtremes;
+  } else {
+    return absl::InvalidArgumentError("loss.sample_weights.strategy is none that this build knows");
+  }
+  config->sample_weights.temperature = weights.temperature();
+  config->sample_weights.warmup_steps = weights.warmup_steps();
   return absl::OkStatus();
 }
 
@@ -245,6 +282,62 @@ absl::Status ConvertTraining(const v1::TrainingSpec& spec, trainer::TrainingConf
   return absl::OkStatus();
 }
 
+absl::StatusOr<data::SourceConfig> ConvertSource(const v1::DataSourceSpec& spec,
+                                                 const std::string& directory) {
+  const std::pair<absl::string_view, data::TokenFormat> formats[] = {
+      {"auto", data::TokenFormat::kAuto},      {"nibble", data::TokenFormat::kNibble},
+      {"llmc", data::TokenFormat::kLlmc},      {"megatron", data::TokenFormat::kMegatron},
+      {"raw_u16", data::TokenFormat::kRawU16}, {"raw_u32", data::TokenFormat::kRawU32}};
+  data::SourceConfig source;
+  bool known = false;
+  for (const auto& [name, format] : formats) {
+    if (spec.format() != name) continue;
+    source.format = format;
+    known = true;
+  }
+  if (!known) {
+    return absl::InvalidArgumentError("a data source has a format that this build does not know");
+  }
+  source.path = JoinPath(directory, spec.path());
+  if (!spec.validation_path().empty()) {
+    source.validation_path = JoinPath(directory, spec.validation_path());
+  }
+  source.weight = spec.weight();
+  source.sha256 = spec.sha256();
+  source.validation_sha256 = spec.validation_sha256();
+  source.separator = spec.has_separator() ? spec.separator() : -1;
+  return source;
+}
+
+absl::Status ConvertPhase(const google::protobuf::RepeatedPtrField<v1::DataSourceSpec>& sources,
+                          double share, const std::string& directory, data::DataConfig* config) {
+  data::PhaseConfig& phase = config->phases.emplace_back();
+  phase.share = share;
+  for (const v1::DataSourceSpec& spec : sources) {
+    NIBBLE_ASSIGN_OR_RETURN(data::SourceConfig source, ConvertSource(spec, directory));
+    phase.sources.push_back(std::move(source));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ConvertData(const v1::DataSpec& spec, const std::string& directory,
+                         data::DataConfig* config) {
+  config->documents = spec.documents() == "mask"       ? data::DocumentMode::kMask
+                      : spec.documents() == "separate" ? data::DocumentMode::kSeparate
+                                                       : data::DocumentMode::kJoin;
+  if (spec.phases_size() == 0 && spec.sources_size() == 0) {
+    data::SourceConfig& source = config->phases.emplace_back().sources.emplace_back();
+    source.format = data::TokenFormat::kNibble;
+    source.path = JoinPath(directory, spec.path());
+    return absl::OkStatus();
+  }
+  if (spec.phases_size() == 0) return ConvertPhase(spec.sources(), 1, directory, config);
+  for (const v1::DataPhaseSpec& phase : spec.phases()) {
+    NIBBLE_RETURN_IF_ERROR(ConvertPhase(phase.sources(), phase.share(), directory, config));
+  }
+  return absl::OkStatus();
+}
+
 std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_name();
   spec.clear_labels();
@@ -252,6 +345,10 @@ std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_resources();
   spec.clear_restart();
   spec.clear_health();
+  spec.clear_project();
+  spec.clear_scheduling();
+  // As it was before there was a choice.
+  if (spec.data().documents() == "join") spec.mutable_data()->clear_documents();
   return spec::DeterministicDigest(spec);
 }
 
@@ -266,7 +363,9 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   NIBBLE_RETURN_IF_ERROR(ConvertPrecision(spec, precision, &config));
   NIBBLE_RETURN_IF_ERROR(ConvertTraining(spec.training(), &config));
   NIBBLE_RETURN_IF_ERROR(ConvertOptimizer(spec.optimizer(), &config));
-  config.data_directory = JoinPath(places.data_directory, spec.data().path());
+  NIBBLE_RETURN_IF_ERROR(ConvertLoss(spec.loss(), &config));
+  config.flops_per_token = spec::FlopsPerToken(spec.model(), spec.training().sequence_length());
+  NIBBLE_RETURN_IF_ERROR(ConvertData(spec.data(), places.data_directory, &config.data));
   config.checkpoint_interval = spec.checkpoint().interval();
   config.health = {spec.health().interval(), spec.health().shadow()};
   config.output_directory = places.output_directory;

@@ -22,7 +22,12 @@ constexpr char kSpec[] = R"(
              validation_interval: 7 validation_sequences: 8 init_from: "/some/where" }
   optimizer { learning_rate: 0.002 beta1: 0.8 beta2: 0.97 epsilon: 1e-7 weight_decay: 0.05
               gradient_clip: 0.5
-              schedule { kind: "wsd" warmup_steps: 3 decay_fraction: 0.25 final_fraction: 0.05 } }
+              decay_include: "*norm*" decay_exclude: "lm_head.*" decay_exclude: "*embed*"
+              low_rank { rank: 16 update_interval: 7 scale: 0.5 reset_moments: true }
+              schedule { kind: "wsd" warmup_steps: 3 decay_fraction: 0.25 final_fraction: 0.05
+                         decay_shape: "one_minus_sqrt" } }
+  loss { z_loss: 1e-4 logit_softcap: 30
+         sample_weights { strategy: "extremes" temperature: 0.5 warmup_steps: 4 } }
   precision { recipe: "nvfp4" high_precision_blocks { first: 1 last: 1 } }
   checkpoint { interval: 9 keep: 2 }
   resources { threads: 2 backend: "reference" }
@@ -58,7 +63,10 @@ TEST(TrainerConfig, TakesEveryFieldOver) {
   EXPECT_TRUE(c.model.tied_embeddings);
   EXPECT_EQ(c.model.init_std, 0.03);
   EXPECT_FALSE(c.fp32_activations);
-  EXPECT_EQ(c.data_directory, "/data/corpus/one");
+  ASSERT_EQ(c.data.phases.size(), 1u);
+  ASSERT_EQ(c.data.phases[0].sources.size(), 1u);
+  EXPECT_EQ(c.data.phases[0].sources[0].path, "/data/corpus/one");
+  EXPECT_EQ(c.data.documents, data::DocumentMode::kJoin);
   EXPECT_EQ(c.steps, 53);  // 10,000 tokens in steps of 192
   EXPECT_EQ(c.steps, job.total_steps);
   EXPECT_EQ(c.sequence_length, 32);
@@ -77,6 +85,19 @@ TEST(TrainerConfig, TakesEveryFieldOver) {
   EXPECT_EQ(c.schedule.warmup_steps, 3);
   EXPECT_EQ(c.schedule.decay_fraction, 0.25);
   EXPECT_EQ(c.schedule.final_fraction, 0.05);
+  EXPECT_EQ(c.schedule.decay_shape, optimizer::DecayShape::kOneMinusSqrt);
+  EXPECT_EQ(c.optimizer.decay_include, std::vector<std::string>({"*norm*"}));
+  EXPECT_EQ(c.optimizer.decay_exclude, std::vector<std::string>({"lm_head.*", "*embed*"}));
+  EXPECT_EQ(c.optimizer.low_rank.rank, 16);
+  EXPECT_EQ(c.optimizer.low_rank.update_interval, 7);
+  EXPECT_EQ(c.optimizer.low_rank.scale, 0.5);
+  EXPECT_TRUE(c.optimizer.low_rank.reset_moments);
+  EXPECT_EQ(c.loss.z_loss, 1e-4);
+  EXPECT_EQ(c.loss.logit_softcap, 30);
+  EXPECT_EQ(c.sample_weights.strategy, trainer::WeightStrategy::kExtremes);
+  EXPECT_EQ(c.sample_weights.temperature, 0.5);
+  EXPECT_EQ(c.sample_weights.warmup_steps, 4);
+  EXPECT_EQ(c.flops_per_token, job.flops_per_token);
   EXPECT_EQ(c.checkpoint_interval, 9);
   EXPECT_EQ(c.output_directory, "/out");
   EXPECT_EQ(c.backend, "reference");
@@ -154,9 +175,7 @@ TEST(TrainerConfig, SizesAreTheModels) {
       const auto weights = *model::Weights::Create(table, /*bf16_copy=*/true, *backend);
       model::ModelOptions options;
       options.config = config.model;
-      for (const trainer::LinearPrecision& linear : config.linears) {
-        options.linears.push_back(linear.format);
-      }
+      options.precision = trainer::PrecisionOf(config);
       options.fp32_activations = config.fp32_activations;
       options.sequence_length = config.sequence_length;
       options.micro_batch_size = options.batch_size = config.micro_batch_size;
@@ -172,6 +191,26 @@ TEST(TrainerConfig, SizesAreTheModels) {
   }
 }
 
+TEST(TrainerConfig, TakesLaterPhasesAndHealthOver) {
+  spec::ResolvedJob job = Resolved();
+  v1::PrecisionPhase* later = job.precision.add_later();
+  later->set_first_step(7);
+  v1::LinearPrecision* row = later->add_linears();
+  *row = job.precision.linears(4);
+  row->mutable_fprop()->mutable_first()->set_format(v1::MXFP8);
+  row->mutable_fprop()->mutable_first()->set_block_rows(1);
+  job.spec.mutable_health()->set_interval(3);
+  job.spec.mutable_health()->set_shadow(true);
+  const trainer::TrainingConfig c = Config(job.spec, job.precision);
+  EXPECT_EQ(c.health.interval, 3);
+  EXPECT_TRUE(c.health.shadow);
+  const model::PrecisionPolicy policy = trainer::PrecisionOf(c);
+  EXPECT_EQ(policy.FormatsOf(4, 6), c.linears[4].format);
+  EXPECT_EQ(policy.FormatsOf(4, 7).fprop.first.format, kernels::Format::kMxfp8);
+  EXPECT_EQ(policy.FormatsOf(4, 7).dgrad, c.linears[4].format.dgrad);
+  EXPECT_EQ(policy.FormatsOf(5, 7), c.linears[5].format);  // not named: as before
+}
+
 TEST(TrainerConfig, DigestIsOfWhatChangesTheResult) {
   const spec::ResolvedJob job = Resolved();
   const std::string digest = Config(job.spec, job.precision).config_digest;
@@ -181,6 +220,7 @@ TEST(TrainerConfig, DigestIsOfWhatChangesTheResult) {
   same.clear_labels();
   same.mutable_resources()->set_threads(1);
   same.mutable_restart()->set_max_failures(9);
+  same.mutable_health()->set_interval(5);
   EXPECT_EQ(Config(same, job.precision).config_digest, digest);
   v1::JobSpec other = job.spec;
   other.mutable_optimizer()->set_learning_rate(0.003);
@@ -210,6 +250,14 @@ TEST(TrainerConfig, RefusesWhatDoesNotBelongTogether) {
   precision.mutable_linears(4)->mutable_wgrad()->mutable_first()->set_hadamard_size(8);
   EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
               StatusIs(absl::StatusCode::kInvalidArgument));
+  precision = job.precision;
+  precision.add_later()->set_first_step(0);
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("in order")));
+  precision.mutable_later(0)->set_first_step(1);
+  precision.mutable_later(0)->add_linears()->set_index(16);
+  EXPECT_THAT(MakeTrainingConfig(job.spec, precision, {"/data", "/out"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("layer 16")));
   v1::JobSpec unresolved = job.spec;
   unresolved.mutable_training()->set_micro_batch_size(4);
   EXPECT_THAT(MakeTrainingConfig(unresolved, job.precision, {"/data", "/out"}),

@@ -27,12 +27,19 @@ std::unique_ptr<Verb> MakeCancelVerb();
 std::unique_ptr<Verb> MakeDeleteVerb();
 std::unique_ptr<Verb> MakeCheckpointsVerb();
 std::unique_ptr<Verb> MakeEventsVerb();
+std::unique_ptr<Verb> MakeExplainVerb();
+std::unique_ptr<Verb> MakeUpdateVerb();
 std::unique_ptr<Verb> MakeWorkersVerb();
+std::unique_ptr<Verb> MakeWorkersDrainVerb();    // commands/workers_drain.cc
+std::unique_ptr<Verb> MakeWorkersUndrainVerb();  // there too
+std::unique_ptr<Verb> MakeProjectsVerb();
+std::unique_ptr<Verb> MakeBackupVerb();
 std::unique_ptr<Verb> MakeInfoVerb();
 std::unique_ptr<Verb> MakeValidateVerb();
 std::unique_ptr<Verb> MakePresetsVerb();
 std::unique_ptr<Verb> MakeDataPrepareVerb();
 std::unique_ptr<Verb> MakeDataInspectVerb();
+std::unique_ptr<Verb> MakeDataTrainTokenizerVerb();
 std::unique_ptr<Verb> MakeImportVerb();
 std::unique_ptr<Verb> MakeExportVerb();
 std::unique_ptr<Verb> MakeGenerateVerb();

@@ -1,4 +1,6 @@
 #include <cmath>
+#include <map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -18,6 +20,15 @@ namespace {
 constexpr int kMostPoints = 100;
 // Rows of the table of gaps, evenly spaced with the last.
 constexpr size_t kTableRows = 12;
+
+// Values of TrainingResult.efficiency that are shown side by side.
+constexpr std::pair<const char*, const char*> kEfficiencyRows[] = {
+    {"peak_memory_bytes", "peak memory, bytes"},
+    {"step_seconds_p50", "step, seconds"},
+    {"step_seconds_p99", "slowest 1 %, seconds"},
+    {"model_flops_utilization", "share of peak FLOP/s"},
+    {"tokens_per_joule", "tokens/J"},
+    {"weight_bytes_per_parameter", "bytes a weight"}};
 
 nlohmann::ordered_json NumberOrNull(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nullptr;
@@ -91,7 +102,9 @@ class CompareVerb : public Verb {
             {"validation_loss", NumberOrNull(reached.validation_loss)},
             {"validation_bits_per_byte", NumberOrNull(reached.validation_bits_per_byte)},
             {"tokens_per_second", NumberOrNull(reached.tokens_per_second)},
-            {"digest", reached.job.result().digest()}};
+            {"digest", reached.job.result().digest()},
+            {"efficiency", std::map<std::string, double>(reached.job.result().efficiency().begin(),
+                                                         reached.job.result().efficiency().end())}};
   }
 
   static void PrintSummary(Session& session, const Reached& a, const Reached& b) {
@@ -118,7 +131,18 @@ class CompareVerb : public Verb {
     add("validation loss", a.validation_loss, b.validation_loss, /*losses=*/true);
     add("bits/byte", a.validation_bits_per_byte, b.validation_bits_per_byte, /*losses=*/true);
     add("tokens/s", a.tokens_per_second, b.tokens_per_second, /*losses=*/false);
+    for (const auto& [name, heading] : kEfficiencyRows) {
+      const double of_a = Measured(a, name), of_b = Measured(b, name);
+      if (std::isfinite(of_a) && std::isfinite(of_b)) add(heading, of_a, of_b, /*losses=*/false);
+    }
     table.Print(session.terminal());
+  }
+
+  static double Measured(const Reached& reached, const char* name) {
+    const auto& efficiency = reached.job.result().efficiency();
+    const auto found = efficiency.find(name);
+    // Short() takes no negative value.
+    return found == efficiency.end() || found->second < 0 ? NAN : found->second;
   }
 
   void PrintGaps(Session& session, const std::vector<Gap>& gaps) const {

@@ -6,7 +6,7 @@
 #include "base/status_macros.h"
 #include "client/commands/commands.h"
 #include "client/output.h"
-#include "client/plot.h"
+#include "client/progress_line.h"
 #include "client/table.h"
 #include "client/text.h"
 #include "nlohmann/json.hpp"
@@ -15,44 +15,14 @@
 namespace nibble::client {
 namespace {
 
-constexpr int64_t kDrawNanos = 100'000'000;
-
-// A line on standard error that is drawn over; nothing where that is no terminal.
-class PrepareBar {
- public:
-  explicit PrepareBar(Session* session)
-      : session_(*session), start_nanos_(session->clock().MonotonicNanos()) {}
-  ~PrepareBar() {
-    if (drawn_) session_.err() << "\r\033[K" << std::flush;
-  }
-
-  void Draw(const data::PrepareProgress& progress) {
-    const Terminal& terminal = session_.terminal();
-    const int64_t now = session_.clock().MonotonicNanos();
-    if (!terminal.err_is_terminal || now - last_nanos_ < kDrawNanos) return;
-    last_nanos_ = now;
-    drawn_ = true;
-    const double share = progress.bytes_total > 0 ? static_cast<double>(progress.bytes_done) /
-                                                        static_cast<double>(progress.bytes_total)
-                                                  : 0;
-    const double seconds = static_cast<double>(now - start_nanos_) * 1e-9;
-    std::string line =
-        absl::StrCat(ProgressBar(terminal, share, 30), absl::StrFormat(" %3.0f %%  ", 100 * share),
-                     Bytes(progress.bytes_done), " of ", Bytes(progress.bytes_total), "  ",
-                     Grouped(progress.documents), " documents  ",
-                     Short(static_cast<double>(progress.tokens)), " tokens");
-    if (share > 0.01) {
-      absl::StrAppend(&line, "  ", Duration(seconds * (1 - share) / share), " left");
-    }
-    session_.err() << "\r" << Truncate(line, terminal.columns - 1) << "\033[K" << std::flush;
-  }
-
- private:
-  Session& session_;
-  const int64_t start_nanos_;
-  int64_t last_nanos_ = 0;
-  bool drawn_ = false;
-};
+void Draw(const data::PrepareProgress& progress, ProgressLine* line) {
+  const double share = progress.bytes_total > 0 ? static_cast<double>(progress.bytes_done) /
+                                                      static_cast<double>(progress.bytes_total)
+                                                : 0;
+  line->Draw(share, absl::StrCat(Bytes(progress.bytes_done), " of ", Bytes(progress.bytes_total),
+                                 "  ", Grouped(progress.documents), " documents  ",
+                                 Short(static_cast<double>(progress.tokens)), " tokens"));
+}
 
 class DataPrepareVerb : public Verb {
  public:
@@ -68,7 +38,7 @@ class DataPrepareVerb : public Verb {
         "nibble data prepare bible.txt --name kjv\n"
         "nibble data prepare books/*.txt --name books --validation-fraction 0.02 --split hash\n"
         "nibble data prepare corpus.jsonl.zst --name corpus --text-field body \\\n"
-        "    --tokenizer gpt2 --vocab vocab.json --merges merges.txt\n"
+        "    --tokenizer tokenizer.model\n"
         "nibble data inspect kjv",
         {"table", "json", "yaml"}};
   }
@@ -92,11 +62,13 @@ class DataPrepareVerb : public Verb {
          Completion::kDirectory},
         {"--overwrite", "", "Replace the dataset that is there", &options_.overwrite},
         {"--tokenizer",
-         "KIND",
-         "bytes (default) or gpt2, which takes --vocab and --merges",
+         "TOKENIZER",
+         "bytes (default); gpt2 with --vocab and --merges; or a directory with vocab.json and "
+         "merges.txt, a .tiktoken file, a SentencePiece .model, llama2.c's .bin",
          &options_.tokenizer,
          false,
-         {"bytes", "gpt2"}},
+         {},
+         Completion::kFile},
         {"--vocab",
          "FILE",
          "vocab.json of GPT-2's format",
@@ -138,9 +110,9 @@ class DataPrepareVerb : public Verb {
     NIBBLE_RETURN_IF_ERROR(Finish());
     absl::StatusOr<data::PrepareResult> result;
     {
-      PrepareBar bar(&session);
-      result = data::PrepareDataset(options_, [&bar](const data::PrepareProgress& progress) {
-        bar.Draw(progress);
+      ProgressLine line(&session);
+      result = data::PrepareDataset(options_, [&line](const data::PrepareProgress& progress) {
+        Draw(progress, &line);
         return absl::OkStatus();
       });
     }

@@ -89,7 +89,7 @@ class ValidateVerb : public Verb {
                            ", gradients ", Bytes(job.memory.gradients), ", moments ",
                            Bytes(job.memory.optimizer), ", activations about ",
                            Bytes(job.memory.activations)));
-    facts.Add("data", Safe(job.spec.data().path()));
+    facts.Add("data", Safe(DataText(job.spec.data())));
     facts.Add("precision", PrecisionText(job.spec, job.precision));
     facts.Add("policy", Safe(job.precision.digest()));
     facts.Print(session.terminal());

@@ -31,19 +31,24 @@ class WorkersVerb : public Verb {
     const bool wide = session.format() == "wide";
     std::vector<Column> columns = {{"WORKER"}, {"HOST"},       {"STATE"}, {"DEVICE"},
                                    {"SLOTS"},  {"SEEN", true}, {"JOBS"}};
-    if (wide) columns.insert(columns.end(), {{"VERSION"}, {"DEVICE NAME"}});
+    if (wide) columns.insert(columns.end(), {{"VERSION"}, {"DEVICE NAME"}, {"DRAINED BECAUSE"}});
     Table table(columns);
     const int64_t now = session.clock().WallMicros();
     for (const v1::Worker& worker : listed.workers()) {
       std::vector<std::string> cells = {
           Safe(worker.worker_id()),
           Safe(worker.host()),
-          StateText(session.terminal(), worker.state()),
+          absl::StrCat(StateText(session.terminal(), worker.state()),
+                       worker.drained() ? ",DRAINED" : ""),
           Safe(worker.device_kind()),
           absl::StrCat(worker.slots_used(), "/", worker.slots()),
           Age(Micros(worker.last_seen_time()), now),
           worker.job_ids().empty() ? "-" : Safe(absl::StrJoin(worker.job_ids(), " "))};
-      if (wide) cells.insert(cells.end(), {Safe(worker.version()), Safe(worker.device_name())});
+      if (wide) {
+        cells.insert(cells.end(),
+                     {Safe(worker.version()), Safe(worker.device_name()),
+                      worker.drain_reason().empty() ? "-" : Safe(worker.drain_reason())});
+      }
       table.Add(std::move(cells));
     }
     table.Print(session.terminal());

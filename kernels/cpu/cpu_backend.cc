@@ -2,6 +2,8 @@
 
 #include <malloc.h>
 
+#include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -76,6 +78,16 @@ class CpuBackend : public HostBackend {
 
   absl::string_view name() const override { return "cpu"; }
   absl::string_view description() const override { return description_; }
+
+  // A whole training state is copied while training stalls for it: with all threads.
+  void CopyToHost(void* host, const void* device, int64_t bytes) override {
+    constexpr int64_t kTileBytes = int64_t{4} << 20;
+    cpu::ParallelFor(pool_, (bytes + kTileBytes - 1) / kTileBytes, [&](int64_t tile, int) {
+      const int64_t first = tile * kTileBytes;
+      std::memcpy(static_cast<char*>(host) + first, static_cast<const char*>(device) + first,
+                  std::min(kTileBytes, bytes - first));
+    });
+  }
 
   int64_t OperandBytes(const OperandFormat& format, DType source, int64_t rows,
                        int64_t cols) const override {

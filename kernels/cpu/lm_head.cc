@@ -8,6 +8,9 @@
 //    their product with the weight, summed over the blocks of a group; groups are added in order.
 // 4. d_weight += d_logits^T x, tile by tile, over the whole chunk.
 //
+// With a soft cap, blocks keep the capped logits instead, since the cap's derivative needs them,
+// and step 3 takes the exponential again.
+//
 // Rounded gradients stay FP32 values in place where products are FP32, and are packed to BF16 at
 // the start of their row of a block where the machine multiplies BF16.
 //
@@ -30,7 +33,7 @@ constexpr int64_t kColumnsPerGroup = 2048;
 constexpr int64_t kRowsPerTile = 16;  // of step 2
 
 // A block's maximum and sum of exponentials of one row; from step 2 on, the factor that turns its
-// exponentials into gradients, in `sum`.
+// exponentials into gradients (without the target's share), in `sum`.
 struct BlockStats {
   float max;
   float sum;
@@ -41,6 +44,7 @@ struct Plan {
   int64_t columns;  // of a block of logits
   int64_t blocks;   // along the vocabulary
   int64_t groups, blocks_per_group;
+  float softcap;     // 0: none
   bool bf16;         // activations
   bool native_bf16;  // products of BF16 sides
 };
@@ -57,6 +61,7 @@ Plan MakePlan(const OpContext& context, const LmHeadArgs& args) {
   const int64_t groups = Smaller(kMaxGroups, Larger(1, plan.vocabulary / kColumnsPerGroup));
   plan.blocks_per_group = TileCount(plan.blocks, groups);
   plan.groups = TileCount(plan.blocks, plan.blocks_per_group);
+  plan.softcap = args.logit_softcap;
   plan.bf16 = args.x.dtype == DType::kBF16;
   plan.native_bf16 = context.native_bf16 && plan.bf16 && args.weight.storage == DType::kBF16;
   return plan;
@@ -133,6 +138,20 @@ TileSide GradientSide(const Chunk& chunk, int64_t row, int64_t col, bool transpo
           transposed};
 }
 
+// c tanh(x / c), the tangent from e^(-2|x|/c): absolute errors of some 1e-7 c.
+NIBBLE_SIMD F32x16 SoftCap(F32x16 x, float cap) {
+  const F32x16 e = Exp(Abs(x) * Set1(-2.0f / cap));
+  const F32x16 magnitude = (Set1(1.0f) - e) / (Set1(1.0f) + e) * Set1(cap);
+  const I32x16 sign = BitsOf(x) & Set1I((int32_t)0x80000000);
+  return FloatOf(BitsOf(magnitude) | sign);
+}
+
+void SoftCapRow(float* logits, int64_t size, float cap) {
+  ForLanes(0, size, [&](int64_t i, int64_t count) NIBBLE_LAMBDA {
+    StoreLanes<false>(logits, i, SoftCap(LoadLanes<false>(logits, i, count), cap), count);
+  });
+}
+
 // ---- step 1 ----
 NIBBLE_SIMD float LargestOf(const float* values, int64_t count) {
   float max = values[0];
@@ -140,6 +159,8 @@ NIBBLE_SIMD float LargestOf(const float* values, int64_t count) {
   return max;
 }
 
+// Replaces the logits by their exponentials, or with kKeepLogits only sums these.
+template <bool kKeepLogits>
 NIBBLE_SIMD BlockStats ExponentiateRow(float* logits, int64_t size) {
   F32x16 max = Set1(-__builtin_inff());
   ForLanes(0, size, [&](int64_t i, int64_t count) NIBBLE_LAMBDA {
@@ -152,7 +173,7 @@ NIBBLE_SIMD BlockStats ExponentiateRow(float* logits, int64_t size) {
   int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
     const F32x16 e = Exp(Load(logits + i) - Set1(row_max));
-    Store(logits + i, e);
+    if (!kKeepLogits) Store(logits + i, e);
     sum = sum + e;
   }
   float total = ReduceAdd(sum);
@@ -160,7 +181,7 @@ NIBBLE_SIMD BlockStats ExponentiateRow(float* logits, int64_t size) {
     float lanes[kLanes];
     Store(lanes, Exp(LoadPartial(logits + i, size - i) - Set1(row_max)));
     for (int64_t j = 0; i + j < size; ++j) {
-      logits[i + j] = lanes[j];
+      if (!kKeepLogits) logits[i + j] = lanes[j];
       total += lanes[j];
     }
   }
@@ -185,18 +206,30 @@ void ComputeBlock(const Chunk& chunk, int64_t first_row, int64_t block, float* w
   MultiplyTile(product);
   for (int64_t r = 0; r < rows; ++r) {
     float* row = logits + r * plan.columns;
+    if (plan.softcap != 0) SoftCapRow(row, cols, plan.softcap);
     const int64_t target = chunk.args.targets[chunk.first_row + first_row + r] - first_col;
     if (target >= 0 && target < cols) chunk.memory.target_logits[first_row + r] = row[target];
-    chunk.memory.stats[(first_row + r) * plan.blocks + block] = ExponentiateRow(row, cols);
+    chunk.memory.stats[(first_row + r) * plan.blocks + block] =
+        plan.softcap != 0 ? ExponentiateRow<true>(row, cols) : ExponentiateRow<false>(row, cols);
   }
+}
+
+// What the loss of a row of the chunk counts in the objective.
+float RowScale(const Chunk& chunk, int64_t row) {
+  const float* scales = chunk.args.row_scales;
+  return scales == nullptr ? chunk.args.loss_scale
+                           : chunk.args.loss_scale * scales[chunk.first_row + row];
 }
 
 // ---- step 2 ----
 void FinishRow(const Chunk& chunk, int64_t row) {
+  const LmHeadArgs& args = chunk.args;
   const int64_t blocks = chunk.plan.blocks;
+  const int64_t n = chunk.first_row + row;
   BlockStats* stats = chunk.memory.stats + row * blocks;
-  if (chunk.args.targets[chunk.first_row + row] < 0) {
-    chunk.args.losses[chunk.first_row + row] = 0;
+  if (args.targets[n] < 0) {
+    args.losses[n] = 0;
+    if (args.log_sum_exp != nullptr) args.log_sum_exp[n] = 0;
     return;
   }
   float max = stats[0].max;
@@ -208,17 +241,43 @@ void FinishRow(const Chunk& chunk, int64_t row) {
     sum += stats[b].sum * scale[0];
     stats[b].sum = scale[0];
   }
-  for (int64_t b = 0; b < blocks; ++b) {
-    stats[b].sum = stats[b].sum / sum * chunk.args.loss_scale;
-  }
+  const float log_sum = logf(sum);
+  const float log_sum_exp = max + log_sum;
+  const float factor = RowScale(chunk, row) * (1 + 2 * args.z_loss * log_sum_exp);
+  for (int64_t b = 0; b < blocks; ++b) stats[b].sum = stats[b].sum / sum * factor;
   // Not (max + log sum) - target: with large logits that would lose the loss's own digits.
-  chunk.args.losses[chunk.first_row + row] = logf(sum) + (max - chunk.memory.target_logits[row]);
+  args.losses[n] = log_sum + (max - chunk.memory.target_logits[row]);
+  if (args.log_sum_exp != nullptr) args.log_sum_exp[n] = log_sum_exp;
 }
 
 // ---- step 3 ----
-NIBBLE_SIMD F32x16 Gradient(const Plan& plan, F32x16 exponential, float factor) {
-  const F32x16 gradient = exponential * Set1(factor);
-  return plan.bf16 ? RoundToBf16(gradient) : gradient;
+struct GradientFactors {
+  float of_exponential;
+  float block_max;  // of capped logits
+  float softcap;
+  bool bf16;  // round
+};
+
+// Of lanes that hold exponentials, or capped logits; without the target's share.
+NIBBLE_SIMD F32x16 Gradient(const GradientFactors& k, F32x16 x) {
+  F32x16 gradient;
+  if (k.softcap == 0) {
+    gradient = x * Set1(k.of_exponential);
+  } else {
+    const F32x16 tangent = x * Set1(1 / k.softcap);
+    gradient =
+        Exp(x - Set1(k.block_max)) * Set1(k.of_exponential) * (Set1(1.0f) - tangent * tangent);
+  }
+  return k.bf16 ? RoundToBf16(gradient) : gradient;
+}
+
+// The gradient at the target, from what is stored there.
+float TargetGradient(const GradientFactors& k, float stored, float row_scale) {
+  if (k.softcap == 0) return stored * k.of_exponential - row_scale;
+  float e[kLanes];
+  Store(e, Exp(Set1(stored - k.block_max)));
+  const float tangent = stored * (1 / k.softcap);
+  return (e[0] * k.of_exponential - row_scale) * (1 - tangent * tangent);
 }
 
 void GradientRow(const Chunk& chunk, int64_t row, int64_t block, int64_t first_col, int64_t cols) {
@@ -230,14 +289,15 @@ void GradientRow(const Chunk& chunk, int64_t row, int64_t block, int64_t first_c
     __builtin_memset(logits, 0, cols * 4);
     return;
   }
-  const float factor = chunk.memory.stats[row * plan.blocks + block].sum;
+  const BlockStats& stats = chunk.memory.stats[row * plan.blocks + block];
+  const GradientFactors k{stats.sum, stats.max, plan.softcap, plan.bf16};
   const int64_t at = target - first_col;
   const bool here = at >= 0 && at < cols;
   F32x16 at_target = Zero();
-  if (here) at_target = Set1(logits[at] * factor - chunk.args.loss_scale);
+  if (here) at_target = Set1(TargetGradient(k, logits[at], RowScale(chunk, row)));
   // Ascending, so that packed values never overwrite exponentials that are still to be read.
   ForLanes(0, cols, [&](int64_t i, int64_t count) NIBBLE_LAMBDA {
-    const F32x16 gradient = Gradient(plan, LoadLanes<false>(logits, i, count), factor);
+    const F32x16 gradient = Gradient(k, LoadLanes<false>(logits, i, count));
     if (plan.native_bf16) {
       StoreLanes<true>(packed, i, gradient, count);
     } else {

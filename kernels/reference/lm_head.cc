@@ -23,6 +23,8 @@ void ComputeLogits(const LmHeadArgs& args, const Operand& weight, int64_t n,
     double sum = 0;
     for (int64_t c = 0; c < weight.cols; ++c) sum += Load(args.x, n, c) * Get(weight, v, c);
     logits[v] = static_cast<float>(sum);
+    const double cap = args.logit_softcap;
+    if (cap != 0) logits[v] = static_cast<float>(cap * std::tanh(logits[v] / cap));
   }
 }
 
@@ -46,13 +48,21 @@ void LmHead(const LmHeadArgs& args) {
     const int32_t target = args.targets[n];
     std::fill(d_x.begin(), d_x.end(), 0.0);
     args.losses[n] = 0;
+    double log_sum_exp = 0;
     if (target >= 0) {
       ComputeLogits(args, weight, n, logits);
-      const double log_sum_exp = LogSumExp(logits);
+      log_sum_exp = LogSumExp(logits);
       args.losses[n] = static_cast<float>(log_sum_exp - logits[target]);
+      const double scale =
+          double{args.loss_scale} * (args.row_scales == nullptr ? 1 : args.row_scales[n]);
+      const double softmax_factor = 1 + 2 * double{args.z_loss} * log_sum_exp;
       for (int64_t v = 0; backward && v < weight.rows; ++v) {
         const double p = std::exp(logits[v] - log_sum_exp);
-        const double exact = (p - (v == target ? 1 : 0)) * args.loss_scale;
+        double exact = (softmax_factor * p - (v == target ? 1 : 0)) * scale;
+        if (args.logit_softcap != 0) {
+          const double capped = logits[v] / double{args.logit_softcap};
+          exact *= 1 - capped * capped;
+        }
         const double d_logit = Rounded(static_cast<float>(exact), args.x.dtype);
         for (int64_t c = 0; c < weight.cols; ++c) {
           d_x[c] += d_logit * Get(weight, v, c);
@@ -60,6 +70,7 @@ void LmHead(const LmHeadArgs& args) {
         }
       }
     }
+    if (args.log_sum_exp != nullptr) args.log_sum_exp[n] = static_cast<float>(log_sum_exp);
     for (int64_t c = 0; backward && c < weight.cols; ++c) Store(args.d_x, n, c, d_x[c]);
   }
   for (int64_t i = 0; i < static_cast<int64_t>(d_weight.size()); ++i) {

@@ -6,12 +6,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/spec/data_resolution.h"
 #include "proto/spec/deterministic_digest.h"
 #include "proto/spec/error_list.h"
 #include "proto/spec/field_checks.h"
 #include "proto/spec/limits.h"
 #include "proto/spec/model_resolution.h"
 #include "proto/spec/model_size.h"
+#include "proto/spec/optimizer_resolution.h"
 #include "proto/spec/precision_resolution.h"
 
 namespace nibble::spec {
@@ -27,10 +29,12 @@ class Resolver {
     CheckUnknownFields(job_.spec, &errors_);
     ResolveHead();
     const bool model_good = ResolveModel(job_.spec.mutable_model());
-    CheckPath("data.path", job_.spec.data().path(), PathKind::kAbsoluteOrRelative, &errors_);
-    job_.spec.mutable_data();
+    ResolveData(job_.spec.mutable_data(), &errors_);
     const bool training_good = ResolveTraining(job_.spec.mutable_training());
-    ResolveOptimizer(job_.spec.mutable_optimizer());
+    const bool length_known = job_.total_steps >= 1 && job_.total_steps <= kMaxSteps;
+    const int64_t total_steps = length_known ? job_.total_steps : 0;
+    ResolveOptimizer(total_steps, job_.spec.mutable_optimizer(), &errors_);
+    ResolveLoss(total_steps, job_.spec.mutable_loss(), &errors_);
     ResolveService();
     ResolvePolicy({model_good ? job_.spec.model().blocks() : 0,
                    training_good ? job_.total_steps : 0, job_.spec.seed()},
@@ -136,54 +140,6 @@ class Resolver {
     return false;
   }
 
-  void ResolveOptimizer(v1::OptimizerSpec* optimizer) {
-    if (optimizer->name().empty()) optimizer->set_name("adamw");
-    CheckOneOf("optimizer.name", optimizer->name(), {"adamw"}, &errors_);
-    if (!optimizer->has_learning_rate()) optimizer->set_learning_rate(1e-3);
-    CheckReal("optimizer.learning_rate", optimizer->learning_rate(), {0, 10, false}, &errors_);
-    if (!optimizer->has_beta1()) optimizer->set_beta1(0.9);
-    CheckReal("optimizer.beta1", optimizer->beta1(), {0, 1, true, false}, &errors_);
-    if (!optimizer->has_beta2()) optimizer->set_beta2(0.95);
-    CheckReal("optimizer.beta2", optimizer->beta2(), {0, 1, true, false}, &errors_);
-    if (!optimizer->has_epsilon()) optimizer->set_epsilon(1e-8);
-    CheckReal("optimizer.epsilon", optimizer->epsilon(), {0, 1, false}, &errors_);
-    if (!optimizer->has_weight_decay()) optimizer->set_weight_decay(0.1);
-    CheckReal("optimizer.weight_decay", optimizer->weight_decay(), {0, 10}, &errors_);
-    if (!optimizer->has_gradient_clip()) optimizer->set_gradient_clip(1);
-    CheckReal("optimizer.gradient_clip", optimizer->gradient_clip(), {0, 1e6}, &errors_);
-    ResolveSchedule(optimizer->mutable_schedule());
-  }
-
-  void ResolveSchedule(v1::ScheduleSpec* schedule) {
-    if (schedule->kind().empty()) schedule->set_kind("cosine");
-    CheckOneOf("optimizer.schedule.kind", schedule->kind(), {"constant", "cosine", "wsd"},
-               &errors_);
-    if (!schedule->has_decay_fraction()) schedule->set_decay_fraction(0.2);
-    const bool decay_good = CheckReal("optimizer.schedule.decay_fraction",
-                                      schedule->decay_fraction(), {0, 1}, &errors_);
-    if (!schedule->has_final_fraction()) schedule->set_final_fraction(0.1);
-    CheckReal("optimizer.schedule.final_fraction", schedule->final_fraction(), {0, 1}, &errors_);
-    if (job_.total_steps < 1 || job_.total_steps > kMaxSteps || !decay_good) {
-      // The number of steps is already an error.
-      if (!schedule->has_warmup_steps()) schedule->set_warmup_steps(0);
-      CheckInteger("optimizer.schedule.warmup_steps", schedule->warmup_steps(), {0, kMaxSteps},
-                   &errors_);
-      return;
-    }
-    // Steps before the decay starts.
-    int64_t available = job_.total_steps;
-    if (schedule->kind() == "wsd") {
-      available -= static_cast<int64_t>(
-          std::ceil(schedule->decay_fraction() * static_cast<double>(job_.total_steps)));
-    }
-    if (!schedule->has_warmup_steps()) {
-      // 5 % of the run, at most 1,000 steps.
-      schedule->set_warmup_steps(std::min({job_.total_steps / 20, int64_t{1000}, available}));
-    }
-    CheckInteger("optimizer.schedule.warmup_steps", schedule->warmup_steps(), {0, available},
-                 &errors_);
-  }
-
   void ResolveService() {
     v1::CheckpointSpec* checkpoint = job_.spec.mutable_checkpoint();
     if (!checkpoint->has_interval()) checkpoint->set_interval(100);
@@ -192,7 +148,7 @@ class Resolver {
     CheckInteger("checkpoint.keep", checkpoint->keep(), {1, kMaxCheckpointsKept}, &errors_);
     v1::ResourceSpec* resources = job_.spec.mutable_resources();
     if (!resources->has_slots()) resources->set_slots(1);
-    CheckInteger("resources.slots", resources->slots(), {1, 1}, &errors_);
+    CheckInteger("resources.slots", resources->slots(), {1, kMaxSlots}, &errors_);
     if (!resources->has_threads()) resources->set_threads(0);
     CheckInteger("resources.threads", resources->threads(), {0, kMaxThreads}, &errors_);
     if (resources->backend().empty()) resources->set_backend("cpu");
@@ -200,6 +156,32 @@ class Resolver {
     v1::RestartSpec* restart = job_.spec.mutable_restart();
     if (!restart->has_max_failures()) restart->set_max_failures(3);
     CheckInteger("restart.max_failures", restart->max_failures(), {0, kMaxFailures}, &errors_);
+    if (job_.spec.project().empty()) job_.spec.set_project("default");
+    CheckName("project", job_.spec.project(), &errors_);
+    ResolveScheduling(job_.spec.mutable_scheduling());
+  }
+
+  void ResolveScheduling(v1::SchedulingSpec* scheduling) {
+    if (!scheduling->has_max_run_time()) scheduling->set_max_run_time(0);
+    CheckInteger("scheduling.max_run_time", scheduling->max_run_time(), {0, kMaxRunTimeSeconds},
+                 &errors_);
+    if (!scheduling->has_preemptible()) scheduling->set_preemptible(true);
+    v1::WorkerConstraints* constraints = scheduling->mutable_constraints();
+    const std::string field = "scheduling.constraints.";
+    CheckLabelText(absl::StrCat(field, "device_kind"), constraints->device_kind(),
+                   /*may_be_empty=*/true, &errors_);
+    if (!constraints->has_min_slot_memory_bytes()) constraints->set_min_slot_memory_bytes(0);
+    CheckInteger(absl::StrCat(field, "min_slot_memory_bytes"), constraints->min_slot_memory_bytes(),
+                 {0, kMaxSlotMemoryBytes}, &errors_);
+    if (constraints->labels_size() > kMaxLabels) {
+      errors_.Add(absl::StrCat(field, "labels"), absl::StrCat("has ", constraints->labels_size(),
+                                                              "; allowed: at most ", kMaxLabels));
+      return;
+    }
+    for (const auto& [key, value] : constraints->labels()) {
+      CheckLabelText(absl::StrCat(field, "labels"), key, /*may_be_empty=*/false, &errors_);
+      CheckLabelText(absl::StrCat(field, "labels.", key), value, /*may_be_empty=*/true, &errors_);
+    }
   }
 
   void ResolveHealth(v1::HealthSpec* health) {
@@ -243,8 +225,12 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_restart();
   identity.clear_checkpoint();
   identity.clear_health();
+  identity.clear_project();
+  identity.clear_scheduling();
   // Only a name for dimensions that are all there.
   identity.mutable_model()->clear_preset();
+  // As it was before there was a choice.
+  if (identity.data().documents() == "join") identity.mutable_data()->clear_documents();
   return DeterministicDigest(identity);
 }
 

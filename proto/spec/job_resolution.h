@@ -42,8 +42,8 @@ struct ResolvedJob {
 absl::StatusOr<ResolvedJob> ResolveJob(const v1::JobSpec& spec, std::vector<FieldError>* errors);
 
 // What makes a run what it is: SHA-256, in hex, over a resolved spec without name, labels,
-// priority, resources, restart, checkpoint and health (and the preset's name, whose dimensions are
-// all there). A checkpoint of another digest is refused on resume.
+// priority, resources, restart, checkpoint, health, project and scheduling (and the preset's name,
+// whose dimensions are all there). A checkpoint of another digest is refused on resume.
 std::string ConfigDigest(const v1::JobSpec& spec);
 
 struct ModelPreset {

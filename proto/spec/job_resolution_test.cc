@@ -22,12 +22,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-ResolvedJob ResolveWith(const std::map<std::string, std::string>& changes) {
-  auto values = MinimalSpec();
-  for (const auto& [path, value] : changes) values[path] = value;
-  return ResolveOrDie(ParseOrDie(Document(values)));
-}
-
 TEST(JobResolutionTest, FourFieldsMakeACompleteJob) {
   const ResolvedJob job = ResolveWith({});
   EXPECT_EQ(JobSpecToYaml(job.spec), R"(name: tiny
@@ -49,6 +43,7 @@ model:
   init_std: 0.02
 data:
   path: kjv
+  documents: join
 training:
   steps: 100
   sequence_length: 256
@@ -69,6 +64,12 @@ optimizer:
     warmup_steps: 5
     decay_fraction: 0.2
     final_fraction: 0.1
+    decay_shape: linear
+  low_rank:
+    rank: 0
+    update_interval: 200
+    scale: 0.25
+    reset_moments: false
 precision:
   version: 1
   recipe: nvfp4
@@ -99,9 +100,22 @@ resources:
   backend: cpu
 restart:
   max_failures: 3
+loss:
+  z_loss: 0
+  logit_softcap: 0
+  sample_weights:
+    strategy: uniform
+    temperature: 1
+    warmup_steps: 5
 health:
   interval: 0
   shadow: false
+project: default
+scheduling:
+  max_run_time: 0
+  preemptible: true
+  constraints:
+    min_slot_memory_bytes: 0
 )");
   EXPECT_EQ(job.total_steps, 100);
   EXPECT_EQ(job.tokens_per_step, 16 * 256);
@@ -125,7 +139,7 @@ void ExpectComplete(const google::protobuf::Message& message, const std::string&
   for (int i = 0; i < type->field_count(); ++i) {
     const auto* field = type->field(i);
     const std::string name = absl::StrCat(path, ".", field->name());
-    // Labels and init_from have no default; steps excludes tokens.
+    // Lists, labels and init_from have no default; steps excludes tokens.
     if (field->is_repeated() || field->name() == "init_from" || field->name() == "tokens") continue;
     if (field->name() == "late_switch") continue;  // none is the default
     if (OfAnotherFamily(message, field->name())) {
@@ -404,6 +418,75 @@ TEST(JobResolutionTest, ConfigDigestIsOfWhatDeterminesTheRun) {
   v1::JobSpec spelled_out = ResolveWith({}).spec;
   spelled_out.mutable_model()->clear_preset();
   EXPECT_EQ(ConfigDigest(ResolveOrDie(spelled_out).spec), digest);
+}
+
+v1::JobSpec SpecWithData(const std::string& data) {
+  auto values = MinimalSpec();
+  values.erase("data.path");
+  values["data"] = data;
+  return ParseOrDie(Document(values));
+}
+
+TEST(DataResolutionTest, SourcesAndPhasesGetTheirDefaults) {
+  const ResolvedJob job = ResolveOrDie(SpecWithData(
+      "{phases: [{share: 0.25, sources: [{path: a}]}, {share: 0.75, sources: [{path: b, weight: 3},"
+      " {path: 'c*.bin', format: raw_u16, separator: 0}]}]}"));
+  EXPECT_THAT(JobSpecToYaml(job.spec), HasSubstr(R"(data:
+  phases:
+    - share: 0.25
+      sources:
+        - path: a
+          format: auto
+          weight: 1
+    - share: 0.75
+      sources:
+        - path: b
+          format: auto
+          weight: 3
+        - path: "c*.bin"
+          format: raw_u16
+          weight: 1
+          separator: 0
+  documents: join
+)"));
+  // What is written reads back to the same.
+  const v1::JobSpec again = ParseOrDie(JobSpecToYaml(job.spec));
+  EXPECT_TRUE(MessageDifferencer::Equals(again, job.spec));
+}
+
+TEST(DataResolutionTest, WhatIsWrongIsSaidWithItsPath) {
+  const std::string digest(64, 'a');
+  const std::pair<std::string, const char*> cases[] = {
+      {"{}", "data.path"},
+      {"{path: a, sources: [{path: b}]}", "data"},
+      {"{sources: [{path: b}], phases: [{share: 1, sources: [{path: b}]}]}", "data"},
+      {"{path: a, documents: split}", "data.documents"},
+      {"{sources: [{path: ../b}]}", "data.sources[0].path"},
+      {"{sources: [{path: a}, {}]}", "data.sources[1].path"},
+      {"{sources: [{path: a, validation_path: /proc/x}]}", "data.sources[0].validation_path"},
+      {"{sources: [{path: a, format: npy}]}", "data.sources[0].format"},
+      {"{sources: [{path: a, weight: 0}]}", "data.sources[0].weight"},
+      {"{sources: [{path: a, weight: -1}]}", "data.sources[0].weight"},
+      {"{sources: [{path: a, sha256: abc}]}", "data.sources[0].sha256"},
+      {"{sources: [{path: a, format: nibble, sha256: " + digest + "}]}", "data.sources[0].sha256"},
+      {"{sources: [{path: a, separator: -1}]}", "data.sources[0].separator"},
+      {"{sources: [{path: a, format: nibble, separator: 0}]}", "data.sources[0].separator"},
+      {"{phases: [{share: 1}]}", "data.phases[0].sources"},
+      {"{phases: [{sources: [{path: a}]}]}", "data.phases[0].share"},
+      {"{phases: [{share: 0, sources: [{path: a}]}]}", "data.phases[0].share"},
+      {"{phases: [{share: 0.5, sources: [{path: a}]}]}", "data.phases"},
+  };
+  for (const auto& [data, field] : cases) {
+    std::vector<FieldError> errors;
+    EXPECT_FALSE(ResolveJob(SpecWithData(data), &errors).ok()) << data;
+    ASSERT_EQ(errors.size(), 1u) << data << "\n" << Describe(errors);
+    EXPECT_EQ(errors[0].field, field) << data;
+  }
+  std::string many = "{sources: [{path: a}";
+  for (int i = 0; i < 64; ++i) many += ", {path: a}";
+  std::vector<FieldError> errors;
+  EXPECT_FALSE(ResolveJob(SpecWithData(many + "]}"), &errors).ok());
+  EXPECT_THAT(Describe(errors), HasSubstr("has 65 sources; allowed: at most 64"));
 }
 
 }  // namespace

@@ -27,6 +27,9 @@ inline constexpr int32_t kMaxMambaConvWidth = 8;
 inline constexpr int32_t kMaxMambaChunkSize = 1024;
 inline constexpr int64_t kMaxParameters = int64_t{1} << 40;
 
+inline constexpr int kMaxDataSources = 64;  // over all phases
+inline constexpr int kMaxDataPhases = 16;
+
 // The step is a 32-bit word of the stochastic-rounding counter.
 inline constexpr int64_t kMaxSteps = 1'000'000'000;
 inline constexpr int64_t kMaxTokens = 1'000'000'000'000'000;
@@ -37,10 +40,15 @@ inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
 
 inline constexpr int kMaxPrecisionOverrides = 64;
 inline constexpr int kMaxLayerPatternBytes = 128;
+inline constexpr int kMaxDecayPatterns = 64;
+inline constexpr int kMaxPatternBytes = 256;
 
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
 inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxFailures = 1000;
+inline constexpr int32_t kMaxSlots = 1 << 16;
+inline constexpr int64_t kMaxRunTimeSeconds = 10LL * 365 * 24 * 3600;
+inline constexpr int64_t kMaxSlotMemoryBytes = int64_t{1} << 50;
 
 }  // namespace nibble::spec
 

@@ -46,6 +46,9 @@ const std::vector<IntegerField>& IntegerFields() {
       {"training.validation_interval", {"-1", "1000000001"}},
       {"training.validation_sequences", {"-1", "1000000001"}},
       {"optimizer.schedule.warmup_steps", {"-1", "101"}},
+      {"optimizer.low_rank.rank", {"-1", "65537"}},
+      {"optimizer.low_rank.update_interval", {"-1", "0", "1000000001"}},
+      {"loss.sample_weights.warmup_steps", {"-1", "1000000001"}},
       {"precision.version", {"-1", "2"}},
       {"precision.high_precision_blocks.first", {"-1", "5"}},
       {"precision.high_precision_blocks.last", {"-1", "5"}},
@@ -55,7 +58,9 @@ const std::vector<IntegerField>& IntegerFields() {
       {"precision.weight_block_rows", {"-1", "0", "2", "32"}},
       {"checkpoint.interval", {"-1", "1000000001"}},
       {"checkpoint.keep", {"-1", "0", "1001"}},
-      {"resources.slots", {"-1", "0", "2"}},
+      {"resources.slots", {"-1", "0", "65537"}},
+      {"scheduling.max_run_time", {"-1", "315360001"}},
+      {"scheduling.constraints.min_slot_memory_bytes", {"-1", "1125899906842625"}},
       {"resources.threads", {"-1", "1025"}},
       {"restart.max_failures", {"-1", "1001"}},
   };
@@ -81,6 +86,10 @@ const std::vector<RealField>& RealFields() {
       {"optimizer.schedule.decay_fraction", {"-0.1", "1.1"}},
       {"optimizer.schedule.final_fraction", {"-0.1", "1.1"}},
       {"precision.late_switch.token_fraction", {"-0.1", "0", "1", "1.1"}},
+      {"optimizer.low_rank.scale", {"-1", "0", "1001"}},
+      {"loss.z_loss", {"-1e-4", "1.5"}},
+      {"loss.logit_softcap", {"-30", "0.5", "20000"}},
+      {"loss.sample_weights.temperature", {"-1", "0", "0.001", "1001"}},
   };
   return *fields;
 }
@@ -123,19 +132,42 @@ TEST(MalformedSpecTest, RealNumbersOutOfRangeOrOfAnotherType) {
 
 TEST(MalformedSpecTest, BoolsAndWords) {
   for (const char* path : {"model.tied_embeddings", "precision.stochastic_rounding",
-                           "precision.strict", "precision.power_of_two_scales", "health.shadow"}) {
+                           "precision.strict", "precision.power_of_two_scales", "health.shadow",
+                           "optimizer.low_rank.reset_moments"}) {
     for (const char* value : {"yes", "1", "\"true\"", "TRUE", "null", "[true]"}) {
       ExpectRefusedAt(path, value);
     }
   }
   for (const char* path :
        {"model.family", "model.preset", "optimizer.name", "optimizer.schedule.kind",
-        "precision.recipe", "precision.hadamard_signs", "precision.four_over_six",
-        "precision.fp8_gradients", "precision.high_precision_blocks.format",
-        "precision.late_switch.recipe", "precision.late_switch.passes", "resources.backend"}) {
+        "optimizer.schedule.decay_shape", "precision.recipe", "precision.hadamard_signs",
+        "precision.four_over_six", "precision.fp8_gradients",
+        "precision.high_precision_blocks.format", "precision.late_switch.recipe",
+        "precision.late_switch.passes", "resources.backend"}) {
     for (const char* value : {"nothing", "\"\\u0000\"", "7", "true", "[a]", "{}", "\"llama \""}) {
       ExpectRefusedAt(path, value);
     }
+  }
+}
+
+TEST(MalformedSpecTest, DecayPatterns) {
+  std::string many = "[a";
+  for (int i = 0; i < 64; ++i) many += ", a";
+  const struct {
+    std::string value;
+    const char* refused_at;
+  } cases[] = {{"[\"\"]", "optimizer.decay_exclude[0]"},
+               {"[a, \"b c\"]", "optimizer.decay_exclude[1]"},
+               {"[\"\\u0007\"]", "optimizer.decay_exclude[0]"},
+               {"[ü]", "optimizer.decay_exclude[0]"},
+               {"[" + std::string(257, 'a') + "]", "optimizer.decay_exclude[0]"},
+               {"[1]", "optimizer.decay_exclude[0]"},
+               {many + "]", "optimizer.decay_exclude"},
+               {"word", "optimizer.decay_exclude"}};
+  for (const auto& c : cases) {
+    const auto errors =
+        ErrorsOf(DocumentWith("optimizer.decay_exclude", c.value), DocumentFormat::kYaml);
+    EXPECT_TRUE(HasField(errors, c.refused_at)) << c.value << Describe(errors);
   }
 }
 

@@ -55,17 +55,24 @@ DocumentFormat FormatOfFile(absl::string_view path) {
   return DocumentFormat::kYaml;
 }
 
-absl::StatusOr<v1::JobSpec> ParseJobSpec(absl::string_view document, DocumentFormat format,
-                                         std::vector<FieldError>* errors) {
+absl::Status ParseDocumentInto(absl::string_view document, DocumentFormat format,
+                               google::protobuf::Message* message,
+                               std::vector<FieldError>* errors) {
   ErrorList found;
-  v1::JobSpec spec;
   CheckBytes(document, &found);
   DocumentNode root;
   if (found.ok() && ParseTree(document, format, &root, &found)) {
-    FillMessage(root, DialectOf(format), &spec, &found);
+    FillMessage(root, DialectOf(format), message, &found);
   }
   if (errors != nullptr) *errors = found.errors();
-  if (!found.ok()) return found.ToStatus();
+  return found.ok() ? absl::OkStatus() : found.ToStatus();
+}
+
+absl::StatusOr<v1::JobSpec> ParseJobSpec(absl::string_view document, DocumentFormat format,
+                                         std::vector<FieldError>* errors) {
+  v1::JobSpec spec;
+  const absl::Status parsed = ParseDocumentInto(document, format, &spec, errors);
+  if (!parsed.ok()) return parsed;
   return spec;
 }
 

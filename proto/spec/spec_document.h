@@ -29,6 +29,11 @@ DocumentFormat FormatOfFile(absl::string_view path);
 absl::StatusOr<v1::JobSpec> ParseJobSpec(absl::string_view document, DocumentFormat format,
                                          std::vector<FieldError>* errors);
 
+// As ParseJobSpec, for any message of this schema.
+absl::Status ParseDocumentInto(absl::string_view document, DocumentFormat format,
+                               google::protobuf::Message* message,
+                               std::vector<FieldError>* errors);
+
 // The spec as a YAML document that ParseJobSpec reads back to an equal message. Fields in schema
 // order, absent ones left out.
 std::string JobSpecToYaml(const v1::JobSpec& spec);

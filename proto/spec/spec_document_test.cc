@@ -148,6 +148,8 @@ TEST(SpecDocumentTest, YamlRoundTripOfAwkwardStringsAndNumbers) {
     spec.set_name(text);
     (*spec.mutable_labels())[text] = text;
     spec.mutable_data()->set_path(text);
+    spec.mutable_optimizer()->add_decay_exclude(text);
+    spec.mutable_optimizer()->add_decay_exclude(text);
     EXPECT_TRUE(MessageDifferencer::Equals(ParseOrDie(JobSpecToYaml(spec)), spec))
         << JobSpecToYaml(spec);
   }

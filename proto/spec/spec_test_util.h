@@ -94,6 +94,12 @@ inline ResolvedJob ResolveOrDie(const v1::JobSpec& spec) {
   return job.ok() ? *std::move(job) : ResolvedJob();
 }
 
+inline ResolvedJob ResolveWith(const std::map<std::string, std::string>& changes) {
+  auto values = MinimalSpec();
+  for (const auto& [path, value] : changes) values[path] = value;
+  return ResolveOrDie(ParseOrDie(Document(values)));
+}
+
 }  // namespace nibble::spec
 
 #endif  // PROTO_SPEC_SPEC_TEST_UTIL_H_

@@ -51,6 +51,8 @@ absl::string_view AlertName(scheduler::AlertKind kind) {
       return "daemon_stalled";
     case scheduler::AlertKind::kOverAllocated:
       return "over_allocated";
+    case scheduler::AlertKind::kLemonWorker:
+      return "lemon_worker";
   }
   return "unknown";
 }
@@ -91,8 +93,7 @@ absl::Status Coordinator::Recover() {
   }
   {
     MutexLock lock(scheduler_mutex_);
-    scheduler_ =
-        std::make_unique<scheduler::Scheduler>(options_.scheduler, scheduler::MakePriorityPolicy());
+    scheduler_ = std::make_unique<scheduler::Scheduler>(options_.scheduler);
   }
   Item item;
   item.body = std::move(live.recovered);
@@ -151,6 +152,16 @@ void Coordinator::Enqueue(Item item) {
 std::vector<scheduler::WorkerInfo> Coordinator::Workers() const {
   MutexLock lock(scheduler_mutex_);
   return scheduler_->Workers();
+}
+
+std::vector<scheduler::ProjectInfo> Coordinator::Projects() const {
+  MutexLock lock(scheduler_mutex_);
+  return scheduler_->Projects();
+}
+
+std::optional<scheduler::Explanation> Coordinator::Explain(const std::string& job_id) const {
+  MutexLock lock(scheduler_mutex_);
+  return scheduler_->Explain(job_id, Now());
 }
 
 int64_t Coordinator::last_event_id() const {
@@ -241,6 +252,7 @@ void Coordinator::StepItem(Item item, Group* group) {
     }
   }
   event.now = Now();
+  if (parts_.random != nullptr) event.random = parts_.random->Next();
   std::vector<Effect> effects;
   {
     MutexLock lock(scheduler_mutex_);

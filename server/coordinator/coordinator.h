@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/random.h"
 #include "server/coordinator/assignment_board.h"
 #include "server/coordinator/change_feed.h"
 #include "server/coordinator/deletion_log.h"
@@ -53,6 +54,8 @@ struct CoordinatorParts {
   telemetry::Telemetry* telemetry = nullptr;
   const Clock* clock = nullptr;
   WorkPool* pool = nullptr;
+  // For the jitter of back-off.
+  RandomSource* random = nullptr;
   // Label of a job's series: the name of its recipe.
   std::function<std::string(const scheduler::JobDocument&)> recipe_of;
   // A store failed for good (R4); any thread, possibly more than once. The daemon exits. Where this
@@ -91,6 +94,9 @@ class Coordinator {
                     const scheduler::AttemptId& attempt, OutcomeCallback callback);
 
   std::vector<scheduler::WorkerInfo> Workers() const;
+  std::vector<scheduler::ProjectInfo> Projects() const;
+  // Absent for a job that has ended or does not exist.
+  std::optional<scheduler::Explanation> Explain(const std::string& job_id) const;
   AssignmentBoard& assignments() { return assignments_; }
   ChangeFeed& feed() { return feed_; }
   // Jobs deleted since the start of the daemon; their rows say nothing any more.

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
@@ -33,6 +34,13 @@ struct ApiParts {
   int64_t start_micros = 0;
   std::string metrics_address;
   std::string state_directory;
+  // Jobs that ask for more slots are refused.
+  int32_t max_job_slots = 1;
+  // Projects that jobs may name, in order.
+  std::vector<std::string> projects = {"default"};
+  // Copies the databases under this name: where to, and how large. Null where there is nothing to
+  // copy.
+  std::function<absl::StatusOr<std::pair<std::string, int64_t>>(const std::string& name)> back_up;
 };
 
 // Runs `work` on the pool and answers with what it returns; RESOURCE_EXHAUSTED where too much

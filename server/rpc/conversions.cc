@@ -38,6 +38,11 @@ absl::Status ParseDocument(const scheduler::JobDocument& document, v1::JobSpec* 
                     "STORED_SPEC_UNREADABLE");
 }
 
+void AddShare(const scheduler::WorkerShare& share, v1::WorkerShare* out) {
+  out->set_worker_id(share.worker_id);
+  out->set_slots(share.slots);
+}
+
 void SetResult(const scheduler::TrainingResult& result, v1::TrainingResult* out) {
   out->set_steps(result.steps);
   out->set_tokens(result.tokens);
@@ -46,6 +51,7 @@ void SetResult(const scheduler::TrainingResult& result, v1::TrainingResult* out)
   out->set_validation_bits_per_byte(result.validation_bits_per_byte);
   out->set_tokens_per_second(result.tokens_per_second);
   out->set_digest(result.digest);
+  out->mutable_efficiency()->insert(result.efficiency.begin(), result.efficiency.end());
 }
 
 }  // namespace
@@ -76,6 +82,11 @@ absl::StatusOr<v1::Job> ToProto(const scheduler::JobRecord& record, int64_t last
   const absl::Status parsed =
       ParseDocument(*record.document, job.mutable_spec(), job.mutable_precision());
   if (!parsed.ok()) return parsed;
+  // These may have been changed since the submission.
+  job.mutable_spec()->set_priority(record.document->priority);
+  auto* labels = job.mutable_spec()->mutable_labels();
+  labels->clear();
+  for (const auto& [key, value] : record.document->labels) (*labels)[key] = value;
   job.set_job_id(record.job_id);
   job.set_state(static_cast<v1::JobState>(record.state));
   job.set_reason(static_cast<v1::JobReason>(record.reason));
@@ -83,7 +94,9 @@ absl::StatusOr<v1::Job> ToProto(const scheduler::JobRecord& record, int64_t last
   job.set_attempt(record.attempt);
   job.set_failures(record.failures);
   job.set_last_failure(static_cast<v1::FailureClass>(record.last_failure));
-  job.set_worker_id(record.worker_id);
+  job.set_worker_id(record.worker_id());
+  for (const auto& share : record.placement) AddShare(share, job.add_placement());
+  job.set_preemptions(record.preemptions);
   job.set_step(last_step);
   job.set_total_steps(record.document->total_steps);
   job.set_parameters(record.document->parameters);
@@ -119,6 +132,7 @@ v1::JobEvent ToProto(const scheduler::JobEventRecord& record) {
   event.set_after(static_cast<v1::JobState>(record.after));
   event.set_reason(static_cast<v1::JobReason>(record.reason));
   event.set_message(record.message);
+  event.set_cause(record.cause);
   return event;
 }
 
@@ -134,7 +148,51 @@ v1::Worker ToProto(const scheduler::WorkerInfo& info) {
   for (const std::string& job_id : info.job_ids) worker.add_job_ids(job_id);
   worker.set_version(info.version);
   SetTimestamp(info.last_seen_micros, worker.mutable_last_seen_time());
+  worker.set_drained(info.drained);
+  worker.set_drain_reason(info.drain_reason);
+  for (const auto& [key, value] : info.labels) (*worker.mutable_labels())[key] = value;
+  worker.set_slot_memory_bytes(info.slot_memory_bytes);
   return worker;
+}
+
+v1::Project ToProto(const scheduler::ProjectInfo& info) {
+  v1::Project project;
+  project.set_name(info.options.name);
+  project.set_weight(info.options.weight);
+  project.set_quota_slots(info.options.quota_slots);
+  if (info.options.limit_slots.has_value()) project.set_limit_slots(*info.options.limit_slots);
+  project.set_max_jobs(info.options.max_jobs);
+  project.set_slots_held(info.held);
+  project.set_jobs_queued(info.queued);
+  project.set_jobs_unfinished(info.unfinished);
+  project.set_usage_slot_seconds(info.slot_seconds);
+  return project;
+}
+
+v1::ExplainJobResponse ToProto(const scheduler::Explanation& explanation) {
+  v1::ExplainJobResponse response;
+  for (const scheduler::BlockingReason& reason : explanation.reasons) {
+    v1::BlockingReason* out = response.add_reasons();
+    out->set_code(static_cast<v1::BlockingReason::Code>(reason.code));
+    out->set_message(reason.message);
+  }
+  for (const scheduler::SlotHolder& holder : explanation.holders) {
+    v1::SlotHolder* out = response.add_holders();
+    out->set_job_id(holder.job_id);
+    out->set_attempt(holder.attempt);
+    out->set_project(holder.project);
+    out->set_worker_id(holder.worker_id);
+    out->set_slots(holder.slots);
+    if (holder.remaining_nanos.has_value()) {
+      SetTimestamp(explanation.wall_micros + *holder.remaining_nanos / 1000,
+                   out->mutable_end_time());
+    }
+  }
+  if (explanation.start_in_nanos.has_value()) {
+    SetTimestamp(explanation.wall_micros + *explanation.start_in_nanos / 1000,
+                 response.mutable_predicted_start());
+  }
+  return response;
 }
 
 v1::AttemptKey ToProto(const scheduler::AttemptId& attempt) {
@@ -169,6 +227,7 @@ absl::StatusOr<v1::AssignmentList> ToProto(const coordinator::AssignmentSnapshot
     if (assignment.resume_from.has_value()) {
       *out->mutable_resume_from() = ToProto(*assignment.resume_from);
     }
+    for (const auto& share : assignment.placement) AddShare(share, out->add_placement());
   }
   return list;
 }
@@ -184,6 +243,7 @@ scheduler::TrainingResult FromProto(const v1::TrainingResult& result) {
   out.validation_bits_per_byte = result.validation_bits_per_byte();
   out.tokens_per_second = result.tokens_per_second();
   out.digest = result.digest();
+  out.efficiency.insert(result.efficiency().begin(), result.efficiency().end());
   return out;
 }
 
@@ -212,6 +272,14 @@ std::shared_ptr<const scheduler::JobDocument> MakeDocument(const v1::JobSpec& su
   document->keep_checkpoints = resolved.spec.checkpoint().keep();
   document->total_steps = resolved.total_steps;
   document->parameters = resolved.parameters;
+  document->project = resolved.spec.project();
+  const v1::SchedulingSpec& scheduling = resolved.spec.scheduling();
+  document->max_run_nanos = scheduling.max_run_time() * 1'000'000'000;
+  document->preemptible = scheduling.preemptible();
+  document->constraints.device_kind = scheduling.constraints().device_kind();
+  document->constraints.min_slot_memory_bytes = scheduling.constraints().min_slot_memory_bytes();
+  document->constraints.labels.insert(scheduling.constraints().labels().begin(),
+                                      scheduling.constraints().labels().end());
   document->request_key = request_key;
   if (!request_key.empty())
     document->fingerprint = Sha256Hex(SerializeDeterministically(submitted));

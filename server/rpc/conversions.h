@@ -32,6 +32,9 @@ absl::StatusOr<v1::Job> ToProto(const scheduler::JobRecord& record, int64_t last
 v1::Checkpoint ToProto(const scheduler::CheckpointRecord& record);
 v1::JobEvent ToProto(const scheduler::JobEventRecord& record);
 v1::Worker ToProto(const scheduler::WorkerInfo& info);
+v1::Project ToProto(const scheduler::ProjectInfo& info);
+// Without `job` and `causes`.
+v1::ExplainJobResponse ToProto(const scheduler::Explanation& explanation);
 v1::AttemptKey ToProto(const scheduler::AttemptId& attempt);
 v1::MetricRow ToProto(const store::MetricRow& row);
 absl::StatusOr<v1::AssignmentList> ToProto(const coordinator::AssignmentSnapshot& snapshot);

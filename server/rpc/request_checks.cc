@@ -87,6 +87,33 @@ void RequestChecker::AbsolutePath(absl::string_view value, absl::string_view fie
                           "; allowed: an absolute path without .. and control characters"));
 }
 
+void RequestChecker::Name(absl::string_view value, absl::string_view field) {
+  const bool characters = std::all_of(value.begin(), value.end(), [](unsigned char c) {
+    return absl::ascii_isdigit(c) || absl::ascii_islower(c) || c == '-';
+  });
+  if (characters && !value.empty() && value.size() <= 63 && value.front() != '-' &&
+      value.back() != '-') {
+    return;
+  }
+  Add(field, absl::StrCat("is ", Shown(value), "; allowed: 1 to 63 of a-z 0-9 -, not - at an end"));
+}
+
+void RequestChecker::Labels(const google::protobuf::Map<std::string, std::string>& labels,
+                            absl::string_view field) {
+  Count(static_cast<int64_t>(labels.size()), 32, field);
+  const auto good = [](absl::string_view text) {
+    return text.size() <= 63 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+             return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-' || c == '/';
+           });
+  };
+  for (const auto& [key, value] : labels) {
+    if (good(key) && good(value) && !key.empty()) continue;
+    Add(field, absl::StrCat("has ", Shown(key), ": ", Shown(value),
+                            "; allowed: keys of 1 to 63 and values of 0 to 63 characters "
+                            "[A-Za-z0-9._-/]"));
+  }
+}
+
 void RequestChecker::InRange(int64_t value, Bounds bounds, absl::string_view field) {
   if (value >= bounds.low && value <= bounds.high) return;
   Add(field, absl::StrCat("is ", value, "; allowed: ", bounds.low, " to ", bounds.high));

@@ -33,6 +33,11 @@ class RequestChecker {
     int64_t low;
     int64_t high;
   };
+  // RFC 1123 label.
+  void Name(absl::string_view value, absl::string_view field);
+  // As labels of a spec.
+  void Labels(const google::protobuf::Map<std::string, std::string>& labels,
+              absl::string_view field);
   void InRange(int64_t value, Bounds bounds, absl::string_view field);
   void Count(int64_t count, int64_t most, absl::string_view field);
   // A job_id, and an attempt of at least 1.

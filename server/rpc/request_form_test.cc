@@ -265,7 +265,8 @@ TEST(ConversionsTest, AJobRecordBecomesAJob) {
   record.create_micros = 1'700'000'000'250'000;
   record.end_micros = 1'700'000'100'000'000;
   record.revision = 9;
-  record.result = scheduler::TrainingResult{100, 6400, 1.5, 1.6, 2.3, 1000, "d"};
+  record.result =
+      scheduler::TrainingResult{100, 6400, 1.5, 1.6, 2.3, 1000, "d", {{"peak_memory_bytes", 5e8}}};
   ASSERT_OK_AND_ASSIGN(const v1::Job job, ToProto(record, 99));
   EXPECT_EQ(job.spec().name(), "bible");
   EXPECT_EQ(job.state(), v1::SUCCEEDED);
@@ -277,6 +278,8 @@ TEST(ConversionsTest, AJobRecordBecomesAJob) {
   EXPECT_FALSE(job.has_start_time());
   EXPECT_EQ(job.result().digest(), "d");
   EXPECT_EQ(job.result().tokens(), 6400);
+  EXPECT_EQ(job.result().efficiency().at("peak_memory_bytes"), 5e8);
+  EXPECT_EQ(FromProto(job.result()), *record.result);
   EXPECT_EQ(job.etag(), "9");
   EXPECT_EQ(RecipeOf(*record.document), "nvfp4");
 }

@@ -68,6 +68,66 @@ class RpcTest : public ::testing::Test {
   TestServer server_;
 };
 
+TEST_F(RpcTest, AJobThatWaitsIsExplainedChangedAndLetThrough) {
+  FakeWorker worker(&server_, "i1");
+  worker.Register(1);
+  const v1::AttemptKey key = StartOn(&worker);
+  const v1::Job waits = Submit();
+  v1::ExplainJobRequest explain;
+  explain.set_job_id(waits.job_id());
+  v1::ExplainJobResponse why;
+  ASSERT_TRUE(server_.training()->ExplainJob(Context().get(), explain, &why).ok());
+  EXPECT_EQ(why.job().state(), v1::QUEUED);
+  ASSERT_EQ(why.reasons_size(), 1);
+  EXPECT_EQ(why.reasons(0).code(), v1::BlockingReason::SLOTS_BUSY);
+  ASSERT_EQ(why.holders_size(), 1);
+  EXPECT_EQ(why.holders(0).job_id(), key.job_id());
+  EXPECT_FALSE(why.has_predicted_start());
+  ASSERT_EQ(why.causes_size(), 1);
+  EXPECT_EQ(why.causes(0).after(), v1::QUEUED);
+
+  v1::UpdateJobRequest update;
+  update.set_job_id(waits.job_id());
+  update.set_priority(7);
+  (*update.mutable_labels())["team"] = "x";
+  update.set_replace_labels(true);
+  update.set_etag(waits.etag());
+  v1::Job updated;
+  ASSERT_TRUE(server_.training()->UpdateJob(Context().get(), update, &updated).ok());
+  EXPECT_EQ(updated.spec().priority(), 7);
+  EXPECT_EQ(updated.spec().labels().at("team"), "x");
+  const grpc::Status raced = server_.training()->UpdateJob(Context().get(), update, &updated);
+  EXPECT_EQ(raced.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(DetailsOf(raced).reason, "ETAG_MISMATCH");
+  update.set_etag("x");
+  update.set_priority(1001);
+  EXPECT_THAT(DetailsOf(server_.training()->UpdateJob(Context().get(), update, &updated)).fields,
+              ElementsAre("priority", "etag"));
+
+  v1::DrainWorkerRequest drain;
+  drain.set_worker_id("w1");
+  drain.set_reason("new disk");
+  v1::Worker drained;
+  ASSERT_TRUE(server_.training()->DrainWorker(Context().get(), drain, &drained).ok());
+  EXPECT_TRUE(drained.drained());
+  ASSERT_TRUE(worker.Report(key, v1::ReportAttemptRequest::SUCCEEDED).ok());
+  ASSERT_TRUE(server_.training()->ExplainJob(Context().get(), explain, &why).ok());
+  EXPECT_EQ(why.reasons(0).code(), v1::BlockingReason::WORKERS_CLOSED);
+  v1::UndrainWorkerRequest undrain;
+  undrain.set_worker_id("w1");
+  ASSERT_TRUE(server_.training()->UndrainWorker(Context().get(), undrain, &drained).ok());
+  EXPECT_FALSE(drained.drained());
+  EXPECT_EQ(Get(waits.job_id()).state(), v1::STARTING);
+  undrain.set_worker_id("none");
+  EXPECT_EQ(server_.training()->UndrainWorker(Context().get(), undrain, &drained).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  v1::ListProjectsResponse projects;
+  ASSERT_TRUE(server_.training()->ListProjects(Context().get(), {}, &projects).ok());
+  ASSERT_EQ(projects.projects_size(), 1);
+  EXPECT_EQ(projects.projects(0).name(), "default");
+  EXPECT_EQ(projects.projects(0).slots_held(), 1);
+}
+
 TEST_F(RpcTest, AJobRunsToItsEnd) {
   FakeWorker worker(&server_, "i1");
   EXPECT_EQ(worker.Register(1).lease_term_ms(), 15'000);

@@ -48,6 +48,8 @@ std::unique_ptr<grpc::Service> MakeTrainingService(TrainingApi* api, const Clock
   Bind(service.get(), api, "CancelJob", &TrainingApi::CancelJob);
   Bind(service.get(), api, "PauseJob", &TrainingApi::PauseJob);
   Bind(service.get(), api, "ResumeJob", &TrainingApi::ResumeJob);
+  Bind(service.get(), api, "UpdateJob", &TrainingApi::UpdateJob);
+  Bind(service.get(), api, "ExplainJob", &TrainingApi::ExplainJob);
   Bind(service.get(), api, "DeleteJob", &TrainingApi::DeleteJob);
   Bind(service.get(), api, "GetMetrics", &TrainingApi::GetMetrics);
   Bind(service.get(), api, "WatchMetrics", &TrainingApi::WatchMetrics);
@@ -55,6 +57,10 @@ std::unique_ptr<grpc::Service> MakeTrainingService(TrainingApi* api, const Clock
   Bind(service.get(), api, "ListCheckpoints", &TrainingApi::ListCheckpoints);
   Bind(service.get(), api, "ListEvents", &TrainingApi::ListEvents);
   Bind(service.get(), api, "ListWorkers", &TrainingApi::ListWorkers);
+  Bind(service.get(), api, "DrainWorker", &TrainingApi::DrainWorker);
+  Bind(service.get(), api, "UndrainWorker", &TrainingApi::UndrainWorker);
+  Bind(service.get(), api, "ListProjects", &TrainingApi::ListProjects);
+  Bind(service.get(), api, "BackupState", &TrainingApi::BackupState);
   Bind(service.get(), api, "GetServerInfo", &TrainingApi::GetServerInfo);
   return service;
 }

@@ -1,5 +1,6 @@
 #include "server/rpc/training_api.h"
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -30,11 +31,27 @@ constexpr int kMaxNames = 64;
 // A page ends early rather than outgrow the 4 MiB that gRPC clients accept by default.
 constexpr size_t kMaxPageBytes = 3 << 20;
 
+// What this daemon refuses beyond what every spec must keep to.
+void CheckAgainstDaemon(const v1::JobSpec& spec, const ApiParts& parts,
+                        std::vector<spec::FieldError>* errors) {
+  if (spec.resources().slots() > parts.max_job_slots) {
+    errors->push_back({"resources.slots",
+                       absl::StrCat("is ", spec.resources().slots(), "; this daemon allows 1 to ",
+                                    parts.max_job_slots, " (nibbled --max-job-slots)")});
+  }
+  const auto& projects = parts.projects;
+  if (std::find(projects.begin(), projects.end(), spec.project()) == projects.end()) {
+    errors->push_back({"project", absl::StrCat("is '", spec.project(), "'; this daemon has ",
+                                               absl::StrJoin(projects, ", "))});
+  }
+}
+
 // The spec, complete, or INVALID_ARGUMENT with paths that start with `spec.`.
-absl::StatusOr<spec::ResolvedJob> Resolve(const v1::JobSpec& spec) {
+absl::StatusOr<spec::ResolvedJob> Resolve(const v1::JobSpec& spec, const ApiParts& parts) {
   std::vector<spec::FieldError> errors;
   absl::StatusOr<spec::ResolvedJob> resolved = spec::ResolveJob(spec, &errors);
-  if (resolved.ok()) return resolved;
+  if (resolved.ok()) CheckAgainstDaemon(resolved->spec, parts, &errors);
+  if (resolved.ok() && errors.empty()) return resolved;
   if (errors.empty()) errors.push_back({"", std::string(resolved.status().message())});
   for (spec::FieldError& error : errors) {
     error.field = error.field.empty() ? "spec" : absl::StrCat("spec.", error.field);
@@ -136,7 +153,7 @@ void TrainingApi::SubmitJob(const v1::SubmitJobRequest& request,
   if (!request.has_spec()) check.Add("spec", "is missing; required");
   const absl::Status checked = check.Result();
   if (!checked.ok()) return reply(checked);
-  absl::StatusOr<spec::ResolvedJob> resolved = Resolve(request.spec());
+  absl::StatusOr<spec::ResolvedJob> resolved = Resolve(request.spec(), parts_);
   if (!resolved.ok()) return reply(resolved.status());
   if (request.validate_only()) return reply(ValidationAnswer(*resolved));
   scheduler::JobSubmitted event;

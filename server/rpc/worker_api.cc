@@ -1,5 +1,6 @@
 #include "server/rpc/worker_api.h"
 
+#include <cmath>
 #include <utility>
 #include <variant>
 
@@ -15,6 +16,7 @@ namespace {
 constexpr int kMaxAttempts = 4096;
 constexpr int kMaxRank = 1 << 20;
 constexpr size_t kMaxTextBytes = 1024;
+constexpr int kMaxEfficiencyValues = 64;
 constexpr size_t kMaxMessageBytes = 16 * 1024;
 
 void CheckAttempts(const google::protobuf::RepeatedPtrField<v1::AttemptKey>& attempts,
@@ -35,6 +37,12 @@ void CheckResult(const v1::ReportAttemptRequest& request, RequestChecker* check)
   check->InRange(request.result().tokens(), {0, INT64_MAX}, "result.tokens");
   if (!request.result().digest().empty())
     check->Hex(request.result().digest(), 64, "result.digest");
+  const auto& efficiency = request.result().efficiency();
+  check->Count(static_cast<int64_t>(efficiency.size()), kMaxEfficiencyValues, "result.efficiency");
+  for (const auto& [name, value] : efficiency) {
+    check->Text(name, kMaxTextBytes, "result.efficiency");
+    if (!std::isfinite(value)) check->Add("result.efficiency", "must be finite numbers");
+  }
 }
 
 template <typename Records>
@@ -87,12 +95,16 @@ void WorkerApi::RegisterWorker(const v1::RegisterWorkerRequest& request,
   check.Text(request.version(), kMaxTextBytes, "version");
   check.InRange(request.slots(), {0, scheduler::kMaxSlotsOfWorker}, "slots");
   CheckAttempts(request.running(), "running", &check);
+  check.InRange(request.slot_memory_bytes(), {0, int64_t{1} << 60}, "slot_memory_bytes");
+  check.Labels(request.labels(), "labels");
   const absl::Status checked = check.Result();
   if (!checked.ok()) return reply(checked);
   scheduler::WorkerRegistered event{
       request.worker_id(),   request.incarnation(), request.host(),    request.device_kind(),
       request.device_name(), request.slots(),       request.version(), {}};
   for (const v1::AttemptKey& key : request.running()) event.running.push_back(FromProto(key));
+  event.slot_memory_bytes = request.slot_memory_bytes();
+  event.labels.insert(request.labels().begin(), request.labels().end());
   parts_.coordinator->Post(
       std::move(event),
       AnswerWith<v1::RegisterWorkerResponse>(reply, [](const scheduler::Reply& answer) {

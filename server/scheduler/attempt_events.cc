@@ -25,9 +25,32 @@ absl::string_view Shorten(absl::string_view message) {
   return message.substr(0, end);
 }
 
-// Not the job's doing: counted as a loss, not against the user's budget.
-bool IsLoss(FailureClass failure_class) {
-  return failure_class == FailureClass::kPreempted || failure_class == FailureClass::kControl;
+constexpr int32_t kUnbounded = INT32_MAX;
+
+// How often attempts may fail in this way without a newly committed step in between, whatever
+// restart.max_failures says, before the next such failure is the job's.
+int32_t BudgetOf(FailureClass failure_class) {
+  switch (failure_class) {
+    case FailureClass::kUser:  // the spec itself is at fault: every attempt would end the same way
+      return 0;
+    case FailureClass::kData:
+      return 1;
+    case FailureClass::kOutOfMemory:
+      return 2;
+    default:
+      return kUnbounded;
+  }
+}
+
+// Networks and file systems take longer to come back than a trainer to start.
+int64_t InitialBackoff(FailureClass failure_class, int64_t usual_nanos) {
+  return failure_class == FailureClass::kNetwork ? usual_nanos * 10 : usual_nanos;
+}
+
+// Failures that speak of the job, whatever worker they happen on.
+bool SpeaksOfJob(FailureClass failure_class) {
+  return failure_class == FailureClass::kUser || failure_class == FailureClass::kData ||
+         failure_class == FailureClass::kNumeric;
 }
 
 }  // namespace
@@ -36,7 +59,7 @@ Scheduler::Machine::LiveJob* Scheduler::Machine::FindAttempt(const std::string& 
                                                              const AttemptId& attempt) {
   LiveJob* const job = FindLive(attempt.job_id);
   if (job == nullptr || !HasLiveAttempt(job->record.state) ||
-      job->record.attempt != attempt.attempt || job->record.worker_id != worker_id) {
+      job->record.attempt != attempt.attempt || ShareOn(job->record, worker_id) == nullptr) {
     return nullptr;
   }
   return job;
@@ -47,8 +70,11 @@ Error Scheduler::Machine::CheckAttempt(absl::string_view worker_id, absl::string
   Error known = CheckWorker(worker_id, incarnation);
   if (!known.ok()) return known;
   const JobRecord* const job = FindJob(attempt.job_id);
-  if (job == nullptr || !HasLiveAttempt(job->state) || job->attempt != attempt.attempt ||
-      job->worker_id != worker_id) {
+  const bool held = job != nullptr && HasLiveAttempt(job->state) &&
+                    job->attempt == attempt.attempt &&
+                    std::any_of(job->placement.begin(), job->placement.end(),
+                                [&](const WorkerShare& s) { return s.worker_id == worker_id; });
+  if (!held) {
     return {absl::StatusCode::kFailedPrecondition, ErrorReason::kStaleAttempt,
             StaleMessage(attempt)};
   }
@@ -98,70 +124,108 @@ void Scheduler::Machine::Handle(const AttemptReported& event) {
       return AttemptFailed(*job, event, actor);
     case AttemptStatus::kStopped:
       return LoseAttempt(
-          *job, Trainer::kDead,
+          *job, Trainer::kDead, event.worker_id,
           {JobState::kQueued, JobReason::kWorkerStopped,
            absl::StrCat("worker ", event.worker_id, " stopped attempt ", event.attempt.attempt)},
           actor);
     default:  // PAUSED, RELEASED
       break;
   }
-  if (EndRequested(*job, Trainer::kDead, actor)) return;
+  if (EndRequested(*job, Trainer::kDead, event.worker_id, actor)) return;
   // Given back unharmed, because the worker shuts down: for a while it gets nothing new.
   worker.closed_until_nanos = now_.monotonic_nanos + options_.lease_term_nanos;
-  EndAttempt(*job, Trainer::kDead);
+  EndAttempt(*job, Trainer::kDead, event.worker_id);
+  UpdateSlots(event.worker_id);
   Requeue(
       *job,
       {JobState::kQueued, JobReason::kWorkerStopped,
-       absl::StrCat("worker ", event.worker_id, " gave attempt ", event.attempt.attempt, " back")},
+       absl::StrCat("worker ", event.worker_id, " gave attempt ", event.attempt.attempt, " back"),
+       absl::StrCat("worker:", event.worker_id)},
       /*delay_nanos=*/0, actor);
 }
 
 void Scheduler::Machine::AttemptSucceeded(LiveJob& job, const AttemptReported& event,
                                           absl::string_view actor) {
-  if (job.record.state == JobState::kStopping) {
-    EndRequested(job, Trainer::kDead, actor);
+  JobRecord& record = job.record;
+  WorkerProved(event.worker_id);
+  const bool stopped_for_time = record.reason == JobReason::kRunTimeExceeded;
+  if (record.state == JobState::kStopping && !stopped_for_time) {
+    EndRequested(job, Trainer::kDead, event.worker_id, actor);
     return;
   }
-  if (job.record.state == JobState::kStarting) {
+  if (record.placement.front().worker_id != event.worker_id) {
+    // The leader says when the attempt has succeeded.
+    return EndShare(job, event.worker_id, Trainer::kDead);
+  }
+  if (record.state == JobState::kStarting) {
     // Its report of TRAINING was lost on the way.
     Transition(job, {JobState::kRunning, JobReason::kTrainerStarted, "training"}, actor);
   }
-  EndAttempt(job, Trainer::kDead);
-  job.record.result = event.result;
+  EndAttempt(job, Trainer::kDead, event.worker_id);
+  record.result = event.result;
   Transition(job,
              {JobState::kSucceeded, JobReason::kCompleted,
               absl::StrCat("completed ", event.result->steps, " steps")},
              actor);
 }
 
+std::optional<Scheduler::Machine::Change> Scheduler::Machine::LastFailure(
+    const JobRecord& record, FailureClass failure_class) const {
+  const int32_t failures = record.failures_without_progress;
+  const int32_t of_class = record.class_failures[static_cast<int>(failure_class)];
+  if (failure_class == FailureClass::kUser) {
+    return Change{JobState::kFailed, JobReason::kTrainerFailed, ""};
+  }
+  if (of_class > BudgetOf(failure_class)) {
+    return Change{
+        JobState::kFailed, JobReason::kRestartBudgetExhausted,
+        absl::StrCat("; ", of_class, " failures of class ", FailureClassName(failure_class),
+                     " without a new checkpoint, ", BudgetOf(failure_class), " allowed")};
+  }
+  if (failures > record.document->max_failures) {
+    return Change{JobState::kFailed, JobReason::kNoProgress,
+                  absl::StrCat("; ", failures, " failures without a new checkpoint, ",
+                               record.document->max_failures, " allowed")};
+  }
+  if (record.failed_workers.size() >= options_.poison_workers) {
+    return Change{JobState::kFailed, JobReason::kPoisonJob,
+                  absl::StrCat("; it failed on ", record.failed_workers.size(),
+                               " workers without a new checkpoint")};
+  }
+  return std::nullopt;
+}
+
 void Scheduler::Machine::AttemptFailed(LiveJob& job, const AttemptReported& event,
                                        absl::string_view actor) {
   JobRecord& record = job.record;
-  record.last_failure = event.failure_class;
-  const std::string message =
-      absl::StrCat("attempt ", event.attempt.attempt, " failed (",
-                   FailureClassName(event.failure_class), "): ", Shorten(event.message));
-  if (IsLoss(event.failure_class)) {
-    return LoseAttempt(job, Trainer::kDead, {JobState::kQueued, JobReason::kTrainerFailed, message},
-                       actor);
+  const FailureClass failure_class = event.failure_class;
+  record.last_failure = failure_class;
+  Change change{JobState::kQueued, JobReason::kTrainerFailed,
+                absl::StrCat("attempt ", event.attempt.attempt, " failed (",
+                             FailureClassName(failure_class), "): ", Shorten(event.message)),
+                absl::StrCat("failure:", FailureClassName(failure_class))};
+  if (failure_class == FailureClass::kPreempted) {
+    return LoseAttempt(job, Trainer::kDead, event.worker_id, std::move(change), actor);
   }
   ++record.failures;
   const int32_t failures = ++record.failures_without_progress;
-  if (EndRequested(job, Trainer::kDead, actor)) return;
-  EndAttempt(job, Trainer::kDead);
-  if (event.failure_class == FailureClass::kUser) {
-    // The spec itself is at fault: another attempt would end the same way.
-    return Transition(job, {JobState::kFailed, JobReason::kTrainerFailed, message}, actor);
+  record.class_failures.resize(kFailureClasses);
+  const int32_t of_class = ++record.class_failures[static_cast<int>(failure_class)];
+  if (!SpeaksOfJob(failure_class)) {
+    CountAgainstWorker(event.worker_id, record.job_id);
   }
-  if (failures > record.document->max_failures) {
-    return Transition(job,
-                      {JobState::kFailed, JobReason::kRestartBudgetExhausted,
-                       absl::StrCat(message, "; ", failures, " failures without a new checkpoint, ",
-                                    record.document->max_failures, " allowed")},
-                      actor);
+  auto& failed = record.failed_workers;
+  failed.erase(std::remove(failed.begin(), failed.end(), event.worker_id), failed.end());
+  failed.push_back(event.worker_id);
+  if (EndRequested(job, Trainer::kDead, event.worker_id, actor)) return;
+  EndAttempt(job, Trainer::kDead, event.worker_id);
+  if (std::optional<Change> last = LastFailure(record, failure_class)) {
+    last->message = absl::StrCat(change.message, last->message);
+    last->cause = change.cause;
+    return Transition(job, *std::move(last), actor);
   }
-  Requeue(job, {JobState::kQueued, JobReason::kTrainerFailed, message}, BackoffNanos(failures),
-          actor);
+  const int64_t initial = InitialBackoff(failure_class, options_.backoff_initial_nanos);
+  Requeue(job, std::move(change), BackoffNanos(std::max(failures, of_class), initial), actor);
 }
 
 void Scheduler::Machine::Handle(const CheckpointCommitted& event) {
@@ -215,7 +279,11 @@ void Scheduler::Machine::Handle(const CheckpointCommitted& event) {
     job->record.committed_step = kept.front().step;
     job->record.failures_without_progress = 0;
     job->record.losses_without_progress = 0;
+    job->record.class_failures.clear();
+    job->record.failed_workers.clear();
+    WorkerProved(event.worker_id);
   }
+  job->record.commit_clock_nanos = clock_nanos();
   Touch(*job);
   changed_workers_.insert(event.worker_id);  // resume_from has changed
   reply_.answer = CheckpointAnswer{kept};

@@ -18,7 +18,8 @@ void AppendAll(std::vector<T>& to, std::vector<T>& from) {
 
 bool Transaction::empty() const {
   return jobs.empty() && events.empty() && checkpoints.empty() && removed_checkpoints.empty() &&
-         keys.empty() && deleted_jobs.empty() && purges.empty() && finished_purges.empty();
+         keys.empty() && deleted_jobs.empty() && purges.empty() && finished_purges.empty() &&
+         updated_documents.empty() && workers.empty() && removed_workers.empty() && usages.empty();
 }
 
 void Transaction::Append(Transaction later) {
@@ -31,6 +32,11 @@ void Transaction::Append(Transaction later) {
                                              }),
                               removed_checkpoints.end());
   }
+  for (const WorkerRecord& worker : later.workers) {
+    removed_workers.erase(
+        std::remove(removed_workers.begin(), removed_workers.end(), worker.worker_id),
+        removed_workers.end());
+  }
   AppendAll(jobs, later.jobs);
   AppendAll(events, later.events);
   AppendAll(checkpoints, later.checkpoints);
@@ -39,6 +45,10 @@ void Transaction::Append(Transaction later) {
   AppendAll(deleted_jobs, later.deleted_jobs);
   AppendAll(purges, later.purges);
   AppendAll(finished_purges, later.finished_purges);
+  AppendAll(updated_documents, later.updated_documents);
+  AppendAll(workers, later.workers);
+  AppendAll(removed_workers, later.removed_workers);
+  AppendAll(usages, later.usages);
 }
 
 absl::string_view ErrorReasonName(ErrorReason reason) {
@@ -67,6 +77,10 @@ absl::string_view ErrorReasonName(ErrorReason reason) {
       return "INVALID_ARGUMENT";
     case ErrorReason::kJobIdTaken:
       return "JOB_ID_TAKEN";
+    case ErrorReason::kEtagMismatch:
+      return "ETAG_MISMATCH";
+    case ErrorReason::kWorkerNotFound:
+      return "WORKER_NOT_FOUND";
   }
   return "UNKNOWN";
 }

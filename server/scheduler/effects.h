@@ -4,6 +4,7 @@
 #define SERVER_SCHEDULER_EFFECTS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +31,12 @@ struct Transaction {
   std::vector<std::string> deleted_jobs;
   std::vector<PurgeRecord> purges;
   std::vector<PurgeRecord> finished_purges;
+  // Jobs whose JobDocument in `jobs` differs from the one stored.
+  std::vector<std::string> updated_documents;
+  // By worker_id, by project; an equal key replaces.
+  std::vector<WorkerRecord> workers;
+  std::vector<std::string> removed_workers;
+  std::vector<ProjectUsage> usages;
 
   bool empty() const;
   // Makes this transaction do what it did and then what `later` does. For committing several steps
@@ -44,6 +51,8 @@ struct Assignment {
   AssignmentAction action = AssignmentAction::kRun;
   std::shared_ptr<const JobDocument> document;
   std::optional<CheckpointRecord> resume_from;
+  // All workers of the attempt, its leader first.
+  std::vector<WorkerShare> placement;
 };
 
 // The complete list of what the worker should hold from now on; it replaces every earlier one.
@@ -69,6 +78,7 @@ enum class AlertKind {
   kMassExpiryHeld,  // R3: most leases would have expired at once; none did
   kDaemonStalled,   // no Tick for long; every lease got a full term
   kOverAllocated,   // a worker came back with fewer slots than its attempts hold
+  kLemonWorker,     // jobs of all kinds fail on one worker
 };
 
 struct Alert {
@@ -89,6 +99,8 @@ enum class ErrorReason {
   kCheckpointOrder,
   kInvalidArgument,
   kJobIdTaken,
+  kEtagMismatch,
+  kWorkerNotFound,
 };
 
 // ErrorInfo.reason: "STALE_ATTEMPT".
@@ -113,6 +125,27 @@ struct Renewal {
   std::vector<AttemptId> stale;
 };
 
+// What is known of a worker; nibble.v1.Worker.
+struct WorkerInfo {
+  std::string worker_id;
+  std::string incarnation;
+  std::string host;
+  std::string device_kind;
+  std::string device_name;
+  std::string version;
+  int32_t slots = 0;
+  int32_t slots_used = 0;
+  // Heard of within a lease term.
+  bool online = false;
+  // Jobs whose attempts hold slots here.
+  std::vector<std::string> job_ids;
+  int64_t last_seen_micros = 0;
+  int64_t slot_memory_bytes = 0;
+  std::map<std::string, std::string> labels;
+  bool drained = false;
+  std::string drain_reason;
+};
+
 struct CheckpointAnswer {
   std::vector<CheckpointRecord> retained;  // newest first
 };
@@ -122,7 +155,8 @@ struct Reply {
   uint64_t request_token = 0;
   Error error;
   // Which one: see the event. std::monostate with an error.
-  std::variant<std::monostate, JobRecord, Registration, Renewal, CheckpointAnswer> answer;
+  std::variant<std::monostate, JobRecord, Registration, Renewal, CheckpointAnswer, WorkerInfo>
+      answer;
 };
 
 using Effect =

@@ -4,6 +4,7 @@
 #define SERVER_SCHEDULER_EVENTS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,8 @@ struct Recovered {
   };
   std::vector<Job> jobs;
   std::vector<PurgeRecord> purges;
+  std::vector<WorkerRecord> workers;
+  std::vector<ProjectUsage> usages;
   int64_t last_event_id = 0;
   int64_t last_submit_sequence = 0;
 };
@@ -52,6 +55,27 @@ struct ResumeRequested {
   std::string job_id;
   std::string actor;
 };
+// Changes what is given. Answer as above; ABORTED (kEtagMismatch) where `revision` is not 0 and not
+// the job's.
+struct UpdateRequested {
+  std::string job_id;
+  std::optional<int32_t> priority;
+  std::optional<std::map<std::string, std::string>> labels;
+  int64_t revision = 0;
+  std::string actor;
+};
+// A drained worker takes no new work; what runs there goes on, or with `evict` is paused with a
+// checkpoint and queued again. Answer: the worker (WorkerInfo), or NOT_FOUND (kWorkerNotFound).
+struct DrainRequested {
+  std::string worker_id;
+  std::string reason;
+  bool evict = false;
+  std::string actor;
+};
+struct UndrainRequested {
+  std::string worker_id;
+  std::string actor;
+};
 // Answer: std::monostate.
 struct DeleteRequested {
   std::string job_id;
@@ -68,6 +92,8 @@ struct WorkerRegistered {
   int32_t slots = 0;
   std::string version;
   std::vector<AttemptId> running;
+  int64_t slot_memory_bytes = 0;  // of one slot's device; 0 for unknown
+  std::map<std::string, std::string> labels = {};
 };
 
 // From here on: NOT_FOUND (kUnknownWorker) where the worker must register first, and
@@ -112,7 +138,8 @@ struct Tick {};
 
 using EventBody = std::variant<Recovered, JobSubmitted, CancelRequested, PauseRequested,
                                ResumeRequested, DeleteRequested, WorkerRegistered, LeasesRenewed,
-                               AttemptReported, CheckpointCommitted, MetricsPurged, Tick>;
+                               AttemptReported, CheckpointCommitted, MetricsPurged, Tick,
+                               UpdateRequested, DrainRequested, UndrainRequested>;
 
 struct Event {
   // Read when the event is handed to Step, not when it arrived. Monotonic time never goes back.
@@ -123,6 +150,8 @@ struct Event {
   // The stored row of the job that the body names, where Scheduler::FindJob does not know it; null
   // where the store has none either. Ended jobs live in the store alone.
   std::shared_ptr<const JobRecord> stored_job;
+  // Any 64 random bits: for the jitter of back-off.
+  uint64_t random = 0;
 };
 
 // The job that an event names; empty where it names none.

@@ -1,5 +1,6 @@
 #include "server/scheduler/invariants.h"
 
+#include <algorithm>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -15,8 +16,31 @@ bool IsReady(const JobRecord& job) {
          (job.reason == JobReason::kWaitingForSlots || job.reason == JobReason::kResumeRequested);
 }
 
+// SchedulerOptions::ageing_nanos of the worlds that are checked.
+constexpr int64_t kAgeingNanos = 60'000'000'000;
+
 auto OrderOf(const JobRecord& job) {
-  return std::make_tuple(-int64_t{job.document->priority}, job.submit_sequence);
+  return std::make_tuple(job.queued_clock_nanos - int64_t{job.document->priority} * kAgeingNanos,
+                         job.submit_sequence);
+}
+
+// Jobs that whatever lets one start lets the other start.
+bool Alike(const JobRecord& a, const JobRecord& b) {
+  return a.document->slots == b.document->slots && a.document->project == b.document->project &&
+         a.document->constraints == b.document->constraints &&
+         a.document->max_run_nanos == b.document->max_run_nanos &&
+         a.failed_workers == b.failed_workers;
+}
+
+}  // namespace
+
+namespace {
+
+bool Places(const JobRecord& job, const std::string& worker_id) {
+  for (const WorkerShare& share : job.placement) {
+    if (share.worker_id == worker_id) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -70,11 +94,17 @@ void InvariantChecker::CheckRows(const Transaction& transaction) {
     if (event.event_id != ++last_event_id_) Fail("event ids do not count up");
     const auto known = after.find(event.job_id);
     const JobState before = known != after.end() ? known->second : seen_[event.job_id].state;
-    if (event.before != before || !IsTransition(event.before, event.after)) {
+    if (event.job_id.empty()) {
+      if (event.cause.empty()) Fail("an event of nothing");
+      continue;
+    }
+    const bool moved = event.before != event.after;
+    if (event.before != before || (moved && !IsTransition(event.before, event.after))) {
       Fail(absl::StrCat("job ", event.job_id, " went from ", JobStateName(before), " by ",
                         JobStateName(event.before), " to ", JobStateName(event.after)));
     }
-    if (event.after == JobState::kStarting && event.attempt != ++seen_[event.job_id].started) {
+    if (moved && event.after == JobState::kStarting &&
+        event.attempt != ++seen_[event.job_id].started) {
       Fail(absl::StrCat("attempt ", event.attempt, " of ", event.job_id, " was started twice"));
     }
     after[event.job_id] = event.after;
@@ -89,9 +119,9 @@ void InvariantChecker::CheckRows(const Transaction& transaction) {
     const auto event = after.find(job.job_id);
     const JobState expected = event != after.end() ? event->second : seen.state;
     if (job.state != expected) Fail(absl::StrCat("job ", job.job_id, " changed without an event"));
-    if (HasLiveAttempt(job.state) == job.worker_id.empty()) {
+    if (HasLiveAttempt(job.state) == job.placement.empty()) {
       Fail(absl::StrCat("job ", job.job_id, " is ", JobStateName(job.state), " on worker '",
-                        job.worker_id, "'"));
+                        job.worker_id(), "'"));
     }
     if (job.state == JobState::kSucceeded && !job.result.has_value()) Fail("no result");
     seen.state = job.state;
@@ -104,14 +134,14 @@ void InvariantChecker::CheckRows(const Transaction& transaction) {
 
 void InvariantChecker::CheckLists(const std::map<std::string, AssignmentsChanged>& lists,
                                   const Ledger& ledger) {
-  std::set<std::string> listed;
+  std::set<std::pair<std::string, std::string>> listed;
   for (const auto& [worker_id, list] : lists) {
     for (const Assignment& assignment : list.assignments) {
       const std::string& job_id = assignment.attempt.job_id;
       const auto row = ledger.jobs.find(job_id);
-      if (!listed.insert(job_id).second) Fail(absl::StrCat("two workers are to hold ", job_id));
+      if (!listed.emplace(job_id, worker_id).second) Fail(absl::StrCat(job_id, " is listed twice"));
       if (row == ledger.jobs.end() || !HasLiveAttempt(row->second.state) ||
-          row->second.attempt != assignment.attempt.attempt || row->second.worker_id != worker_id) {
+          row->second.attempt != assignment.attempt.attempt || !Places(row->second, worker_id)) {
         Fail(absl::StrCat("worker ", worker_id, " is to hold ", job_id, "/",
                           assignment.attempt.attempt, ", which is not live there"));
       }
@@ -129,9 +159,11 @@ void InvariantChecker::CheckSlots(const Scheduler& scheduler) {
     }
   }
   for (const JobRecord* job : scheduler.LiveJobs()) {
-    const bool holds = scheduler.resources().Holds({job->job_id, job->attempt});
-    if (HasLiveAttempt(job->state) && !holds) {
-      Fail(absl::StrCat("live attempt of ", job->job_id, " holds no slots"));
+    for (const WorkerShare& share : job->placement) {
+      const AttemptId attempt{job->job_id, job->attempt};
+      if (scheduler.resources().Held(attempt, share.worker_id) != share.slots) {
+        Fail(absl::StrCat("live attempt of ", job->job_id, " does not hold its slots"));
+      }
     }
   }
 }
@@ -141,22 +173,41 @@ void InvariantChecker::CheckQueue(const std::vector<Effect>& effects, const Sche
   for (const JobRecord* job : scheduler.LiveJobs()) {
     if (IsReady(*job)) ready.push_back(job);
   }
-  for (const JobRecord* job : ready) {
-    if (scheduler.resources().TightestFit(job->document->slots).has_value()) {
-      Fail(absl::StrCat("job ", job->job_id, " waits, but a worker has its slots free"));
-    }
-  }
+  for (const JobRecord* job : ready) CheckNeedlessWait(*job, scheduler);
   if (effects.empty()) return;
   const auto* transaction = std::get_if<Transaction>(&effects[0]);
   if (transaction == nullptr) return;
   for (const JobEventRecord& event : transaction->events) {
-    if (event.after != JobState::kStarting) continue;
+    if (event.after != JobState::kStarting || event.before == event.after) continue;
     const JobRecord* const started = scheduler.FindJob(event.job_id);
     for (const JobRecord* job : ready) {
-      if (started != nullptr && job->document->slots == started->document->slots &&
-          OrderOf(*job) < OrderOf(*started)) {
+      if (started != nullptr && Alike(*job, *started) && OrderOf(*job) < OrderOf(*started)) {
         Fail(absl::StrCat("job ", event.job_id, " overtook ", job->job_id));
       }
+    }
+  }
+}
+
+// Work conserving: a job that a worker has room for waits only for its project's limit, or where
+// the worker's slots are kept for the head of the queue.
+void InvariantChecker::CheckNeedlessWait(const JobRecord& job, const Scheduler& scheduler) {
+  const JobDocument& document = *job.document;
+  for (const ProjectInfo& project : scheduler.Projects()) {
+    if (project.options.name == document.project && project.options.limit_slots.has_value() &&
+        project.held + document.slots > *project.options.limit_slots) {
+      return;
+    }
+  }
+  const std::optional<Reservation>& reservation = scheduler.reservation();
+  for (const WorkerInfo& worker : scheduler.Workers()) {
+    const auto& failed = job.failed_workers;
+    if (std::find(failed.begin(), failed.end(), worker.worker_id) != failed.end()) continue;
+    if (!document.constraints.empty()) continue;
+    if (scheduler.resources().FreeSlots(worker.worker_id) < document.slots) continue;
+    const bool kept = reservation.has_value() && reservation->job_id != job.job_id &&
+                      reservation->slots.count(worker.worker_id) != 0;
+    if (!kept) {
+      Fail(absl::StrCat("job ", job.job_id, " waits, but ", worker.worker_id, " has room"));
     }
   }
 }

@@ -29,8 +29,9 @@ class InvariantChecker {
   void CheckLists(const std::map<std::string, AssignmentsChanged>& lists, const Ledger& ledger);
   // Slots are never given twice, the tracker equals its recomputation, live attempts hold theirs.
   void CheckSlots(const Scheduler& scheduler);
-  // Nothing that could run waits, and nothing overtakes an equal that came first.
+  // Nothing that could run waits, and nothing overtakes its like that came first.
   void CheckQueue(const std::vector<Effect>& effects, const Scheduler& scheduler);
+  void CheckNeedlessWait(const JobRecord& job, const Scheduler& scheduler);
   // The scheduler knows exactly the live jobs of the ledger, as they are there.
   void CheckMemory(const Scheduler& scheduler, const Ledger& ledger);
   // A checkpoint is accepted from the newest attempt alone, and the newest `keep` are kept.

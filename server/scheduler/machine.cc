@@ -9,35 +9,18 @@
 namespace nibble::scheduler {
 namespace {
 
-// The policy's window on queue and slots.
-class View : public SchedulingView {
- public:
-  View(const RunQueue& queue, const ResourceTracker& tracker) : queue_(queue), tracker_(tracker) {}
-  std::vector<QueuedJob> Heads() const override { return queue_.Heads(); }
-  int32_t FreeSlots(absl::string_view worker_id) const override {
-    return tracker_.FreeSlots(worker_id);
-  }
-  std::optional<std::string> TightestFit(int32_t slots) const override {
-    return tracker_.TightestFit(slots);
-  }
-
- private:
-  const RunQueue& queue_;
-  const ResourceTracker& tracker_;
-};
-
-constexpr char kActor[] = "scheduler";
+bool Runs(JobState state) { return state == JobState::kStarting || state == JobState::kRunning; }
 
 }  // namespace
 
-Scheduler::Machine::Machine(SchedulerOptions options, std::unique_ptr<SchedulingPolicy> policy)
-    : options_(options), policy_(std::move(policy)) {
-  NIBBLE_CHECK(policy_ != nullptr);
-}
+Scheduler::Machine::Machine(SchedulerOptions options)
+    : options_(std::move(options)),
+      shares_(options_.projects, options_.fair_share_half_life_nanos) {}
 
 std::vector<Effect> Scheduler::Machine::Step(const Event& event) {
   NIBBLE_CHECK(recovered_ == !std::holds_alternative<Recovered>(event.body));
   now_ = event.now;
+  random_ = event.random;
   stored_job_ = event.stored_job;
   std::visit([this](const auto& body) { Handle(body); }, event.body);
   queue_.Wake(now_.monotonic_nanos);
@@ -65,21 +48,15 @@ Scheduler::Machine::LiveJob* Scheduler::Machine::FindLiveOrFail(const std::strin
   return nullptr;
 }
 
-void Scheduler::Machine::Transition(LiveJob& job, Change change, absl::string_view actor) {
-  JobRecord& record = job.record;
-  const JobState before = record.state;
-  NIBBLE_CHECK(IsTransition(before, change.state));
-  if (before == JobState::kQueued) queue_.Remove(record.job_id);
-  if (before != JobState::kUnspecified) --stats_.jobs_by_state[static_cast<int>(before)];
-  ++stats_.jobs_by_state[static_cast<int>(change.state)];
-  record.state = change.state;
-  record.reason = change.reason;
-  record.reason_message = change.message;
-  if (change.state == JobState::kRunning && record.start_micros == 0) {
-    record.start_micros = now_.wall_micros;
+WorkerShare* Scheduler::Machine::ShareOn(JobRecord& record, absl::string_view worker_id) {
+  for (WorkerShare& share : record.placement) {
+    if (share.worker_id == worker_id) return &share;
   }
-  if (IsTerminal(change.state)) record.end_micros = now_.wall_micros;
+  return nullptr;
+}
 
+void Scheduler::Machine::AddEvent(const JobRecord& record, JobState before, Change change,
+                                  absl::string_view actor) {
   JobEventRecord event;
   event.event_id = ++last_event_id_;
   event.job_id = record.job_id;
@@ -87,120 +64,174 @@ void Scheduler::Machine::Transition(LiveJob& job, Change change, absl::string_vi
   event.wall_micros = now_.wall_micros;
   event.actor = std::string(actor);
   event.before = before;
-  event.after = change.state;
+  event.after = record.state;
   event.reason = change.reason;
   event.message = std::move(change.message);
+  event.cause = std::move(change.cause);
   transaction_.events.push_back(std::move(event));
-  if (HasLiveAttempt(change.state)) changed_workers_.insert(record.worker_id);
+}
+
+void Scheduler::Machine::Transition(LiveJob& job, Change change, absl::string_view actor) {
+  JobRecord& record = job.record;
+  const JobState before = record.state;
+  NIBBLE_CHECK(IsTransition(before, change.state));
+  if (before == JobState::kQueued) RemoveFromQueue(record.job_id);
+  if (before != JobState::kUnspecified) --stats_.jobs_by_state[static_cast<int>(before)];
+  ++stats_.jobs_by_state[static_cast<int>(change.state)];
+  if (Runs(before) && !Runs(change.state)) CountRunning(job, -1);
+  if (!Runs(before) && Runs(change.state)) CountRunning(job, 1);
+  record.state = change.state;
+  record.reason = change.reason;
+  record.reason_message = change.message;
+  if (change.state == JobState::kRunning && record.start_micros == 0) {
+    record.start_micros = now_.wall_micros;
+  }
+  if (IsTerminal(change.state)) record.end_micros = now_.wall_micros;
+  if (change.state == JobState::kPausing) {
+    job.pause_deadline_nanos = now_.monotonic_nanos + options_.pause_grace_nanos;
+    job.pause_overdue = false;
+    pause_deadlines_.emplace(job.pause_deadline_nanos, record.job_id);
+  } else if (before == JobState::kPausing) {
+    pause_deadlines_.erase({job.pause_deadline_nanos, record.job_id});
+  }
+  AddEvent(record, before, std::move(change), actor);
+  for (const WorkerShare& share : record.placement) changed_workers_.insert(share.worker_id);
   Touch(job);
 }
 
-void Scheduler::Machine::EndAttempt(LiveJob& job, Trainer trainer) {
+void Scheduler::Machine::Note(LiveJob& job, Change change, absl::string_view actor) {
+  AddEvent(job.record, job.record.state, std::move(change), actor);
+  Touch(job);
+}
+
+void Scheduler::Machine::EndShare(LiveJob& job, const std::string& worker_id, Trainer trainer) {
   JobRecord& record = job.record;
   NIBBLE_CHECK(HasLiveAttempt(record.state));
   const AttemptId attempt{record.job_id, record.attempt};
-  const std::string worker_id = record.worker_id;
-  leases_.Remove(record.job_id);
+  const auto share = std::find_if(record.placement.begin(), record.placement.end(),
+                                  [&](const WorkerShare& s) { return s.worker_id == worker_id; });
+  NIBBLE_CHECK(share != record.placement.end());
+  leases_.Remove(LeaseKey(record.job_id, worker_id));
+  shares_.Hold(job.project, -share->slots, clock_nanos());
   if (trainer == Trainer::kDead) {
-    NIBBLE_CHECK(tracker_.Release(attempt).ok());
+    NIBBLE_CHECK(tracker_.Release(attempt, worker_id).ok());
     UpdateSlots(worker_id);
+    ++generation_;
   } else {
     workers_.at(worker_id).zombies.insert(attempt);
   }
-  record.worker_id.clear();
-  record.worker_incarnation.clear();
+  record.placement.erase(share);
   changed_workers_.insert(worker_id);
+  if (record.placement.empty() && record.document->max_run_nanos > 0) {
+    run_deadlines_.erase(
+        {record.attempt_clock_nanos + record.document->max_run_nanos, record.job_id});
+  }
   Touch(job);
+}
+
+void Scheduler::Machine::EndAttempt(LiveJob& job, Trainer trainer, const std::string& reporter) {
+  const std::vector<WorkerShare> placement = job.record.placement;
+  for (const WorkerShare& share : placement) {
+    EndShare(job, share.worker_id, share.worker_id == reporter ? trainer : Trainer::kUnknown);
+  }
 }
 
 void Scheduler::Machine::AddToQueue(const LiveJob& job, int64_t not_before_nanos) {
   QueuedJob queued;
   queued.job_id = job.record.job_id;
+  queued.project = job.project;
   queued.priority = job.record.document->priority;
+  queued.order_nanos =
+      job.record.queued_clock_nanos - int64_t{queued.priority} * options_.ageing_nanos;
   queued.submit_sequence = job.record.submit_sequence;
   queued.slots = job.record.document->slots;
+  queued.max_run_nanos = job.record.document->max_run_nanos;
+  queued.constraints = job.record.document->constraints;
+  queued.failed_workers = job.record.failed_workers;
   if (!job.checkpoints.empty()) queued.preferred_worker = job.checkpoints.front().worker_id;
   queue_.Add(std::move(queued), not_before_nanos);
+}
+
+void Scheduler::Machine::RemoveFromQueue(const std::string& job_id) {
+  queue_.Remove(job_id);
+  if (reservation_.has_value() && reservation_->job_id == job_id) DropReservation();
 }
 
 void Scheduler::Machine::Requeue(LiveJob& job, Change change, int64_t delay_nanos,
                                  absl::string_view actor) {
   change.state = JobState::kQueued;
+  job.record.retry_delay_nanos = delay_nanos;
   Transition(job, std::move(change), actor);
   AddToQueue(job, now_.monotonic_nanos + delay_nanos);
 }
 
-int64_t Scheduler::Machine::BackoffNanos(int32_t times) const {
+int64_t Scheduler::Machine::BackoffNanos(int32_t times, int64_t initial_nanos) const {
   if (times <= 0) return 0;
-  int64_t delay = options_.backoff_initial_nanos;
+  int64_t delay = initial_nanos;
   for (int32_t i = 1; i < times && delay < options_.backoff_max_nanos; ++i) delay *= 2;
-  return std::min(delay, options_.backoff_max_nanos);
+  delay = std::min(delay, options_.backoff_max_nanos);
+  // Between half of it and all of it, so that jobs that failed together come back apart.
+  const double part = static_cast<double>(random_ >> 11) * 0x1p-53;
+  return delay - static_cast<int64_t>(static_cast<double>(delay) * part / 2);
 }
 
-bool Scheduler::Machine::EndRequested(LiveJob& job, Trainer trainer, absl::string_view actor) {
-  if (job.record.state == JobState::kStopping) {
-    EndAttempt(job, trainer);
-    Transition(job, {JobState::kCancelled, JobReason::kCancelRequested, "cancelled by request"},
-               actor);
-    return true;
+bool Scheduler::Machine::EndRequested(LiveJob& job, Trainer trainer, const std::string& worker_id,
+                                      absl::string_view actor) {
+  JobRecord& record = job.record;
+  if (record.state != JobState::kStopping && record.state != JobState::kPausing) return false;
+  EndShare(job, worker_id, trainer);
+  if (!record.placement.empty()) return true;  // other workers have yet to answer
+  const std::string from =
+      job.checkpoints.empty()
+          ? "before the first checkpoint"
+          : absl::StrCat("goes on from the checkpoint of step ", job.checkpoints.front().step);
+  if (record.state == JobState::kStopping) {
+    if (record.reason == JobReason::kRunTimeExceeded) {
+      Transition(job,
+                 {JobState::kFailed, JobReason::kRunTimeExceeded,
+                  absl::StrCat("stopped after its scheduling.max_run_time; committed step ",
+                               record.committed_step)},
+                 actor);
+    } else {
+      Transition(job, {JobState::kCancelled, JobReason::kCancelRequested, "cancelled by request"},
+                 actor);
+    }
+  } else if (record.reason == JobReason::kPauseRequested) {
+    Transition(
+        job,
+        {JobState::kPaused, JobReason::kPauseRequested, absl::StrCat("paused by request; ", from)},
+        actor);
+  } else {
+    ++record.preemptions;
+    Requeue(job, {JobState::kQueued, record.reason, absl::StrCat("gave its slots back; ", from)},
+            /*delay_nanos=*/0, actor);
   }
-  if (job.record.state == JobState::kPausing) {
-    EndAttempt(job, trainer);
-    Transition(job,
-               {JobState::kPaused, JobReason::kPauseRequested,
-                job.checkpoints.empty()
-                    ? "paused by request before the first checkpoint"
-                    : absl::StrCat("paused by request; goes on from the checkpoint of step ",
-                                   job.checkpoints.front().step)},
-               actor);
-    return true;
-  }
-  return false;
+  return true;
 }
 
-void Scheduler::Machine::LoseAttempt(LiveJob& job, Trainer trainer, Change change,
-                                     absl::string_view actor) {
-  if (EndRequested(job, trainer, actor)) return;
-  EndAttempt(job, trainer);
+void Scheduler::Machine::Evict(LiveJob& job, Change change, absl::string_view actor) {
+  change.state = JobState::kPausing;
+  Transition(job, std::move(change), actor);
+}
+
+void Scheduler::Machine::LoseAttempt(LiveJob& job, Trainer trainer, const std::string& worker_id,
+                                     Change change, absl::string_view actor) {
+  if (change.cause.empty()) change.cause = absl::StrCat("worker:", worker_id);
+  if (EndRequested(job, trainer, worker_id, actor)) return;
+  EndAttempt(job, trainer, worker_id);
   const int32_t losses = ++job.record.losses_without_progress;
   if (losses > options_.max_losses_without_progress) {
     job.record.last_failure = FailureClass::kControl;
     Transition(job,
                {JobState::kFailed, JobReason::kRestartBudgetExhausted,
                 absl::StrCat("lost ", losses,
-                             " attempts without a new checkpoint; the last: ", change.message)},
+                             " attempts without a new checkpoint; the last: ", change.message),
+                change.cause},
                actor);
     return;
   }
   // The first loss costs no time: it says nothing about the job.
-  Requeue(job, std::move(change), BackoffNanos(losses - 1), actor);
-}
-
-void Scheduler::Machine::Schedule() {
-  const View view(queue_, tracker_);
-  while (const std::optional<Decision> decision = policy_->Next(view)) StartAttempt(*decision);
-}
-
-void Scheduler::Machine::StartAttempt(const Decision& decision) {
-  LiveJob* const job = FindLive(decision.job_id);
-  NIBBLE_CHECK(job != nullptr && job->record.state == JobState::kQueued);
-  JobRecord& record = job->record;
-  ++record.attempt;
-  record.worker_id = decision.worker_id;
-  record.worker_incarnation = workers_.at(decision.worker_id).info.incarnation;
-  if (std::find(record.workers.begin(), record.workers.end(), record.worker_id) ==
-      record.workers.end()) {
-    record.workers.push_back(record.worker_id);
-  }
-  NIBBLE_CHECK(
-      tracker_.Reserve({record.job_id, record.attempt}, record.worker_id, record.document->slots)
-          .ok());
-  leases_.Renew(record.job_id, now_.monotonic_nanos,
-                now_.monotonic_nanos + options_.lease_term_nanos);
-  Transition(*job,
-             {JobState::kStarting, JobReason::kSlotsAssigned,
-              absl::StrCat("attempt ", record.attempt, " on worker ", record.worker_id)},
-             kActor);
+  Requeue(job, std::move(change), BackoffNanos(losses - 1, options_.backoff_initial_nanos), actor);
 }
 
 void Scheduler::Machine::Fail(absl::StatusCode code, ErrorReason reason, std::string message) {
@@ -221,6 +252,7 @@ void Scheduler::Machine::FlushJobs(std::vector<JobChanged>& changed) {
     --stats_.jobs_by_state[static_cast<int>(record.state)];
     const auto key = job_of_key_.find(record.document->request_key);
     if (key != job_of_key_.end() && key->second == job_id) job_of_key_.erase(key);
+    --jobs_of_project_[found->second.project];
     jobs_.erase(found);
   }
 }

@@ -1,5 +1,6 @@
 // Inside of the Scheduler; only the scheduler's sources include this. One method per event, in
-// files by who sends it: user_events.cc, worker_events.cc, attempt_events.cc, time_events.cc.
+// files by who sends it: user_events.cc, workers.cc, worker_health.cc, attempt_events.cc,
+// time_events.cc. What follows from events: machine.cc and schedule.cc.
 #ifndef SERVER_SCHEDULER_MACHINE_H_
 #define SERVER_SCHEDULER_MACHINE_H_
 
@@ -21,7 +22,7 @@ namespace nibble::scheduler {
 
 class Scheduler::Machine {
  public:
-  Machine(SchedulerOptions options, std::unique_ptr<SchedulingPolicy> policy);
+  explicit Machine(SchedulerOptions options);
 
   std::vector<Effect> Step(const Event& event);
 
@@ -30,6 +31,11 @@ class Scheduler::Machine {
                      const AttemptId& attempt) const;
   std::vector<WorkerInfo> Workers() const;
   SchedulerStats Stats() const;
+  std::vector<ProjectInfo> Projects() const;
+  std::optional<Explanation> Explain(absl::string_view job_id, Time now) const;
+  const std::optional<Reservation>& reservation() const { return reservation_; }
+  // Time for which daemons have run on this state.
+  int64_t clock_nanos() const { return now_.monotonic_nanos + clock_offset_nanos_; }
   const ResourceTracker& resources() const { return tracker_; }
   std::vector<const JobRecord*> LiveJobs() const;
 
@@ -37,6 +43,11 @@ class Scheduler::Machine {
   struct LiveJob {
     JobRecord record;
     std::vector<CheckpointRecord> checkpoints;  // newest first
+    int project = 0;
+    // It pauses by this monotonic time or is stopped; 0 for no deadline.
+    int64_t pause_deadline_nanos = 0;
+    // The deadline has passed.
+    bool pause_overdue = false;
   };
 
   struct WorkerState {
@@ -62,6 +73,7 @@ class Scheduler::Machine {
     JobState state;
     JobReason reason;
     std::string message;
+    std::string cause = {};
   };
 
   void Handle(const Recovered& event);
@@ -76,36 +88,100 @@ class Scheduler::Machine {
   void Handle(const CheckpointCommitted& event);
   void Handle(const MetricsPurged& event);
   void Handle(const Tick& event);
+  void Handle(const UpdateRequested& event);
+  void Handle(const DrainRequested& event);
+  void Handle(const UndrainRequested& event);
+
+  // The lease of an attempt on one of its workers.
+  static std::string LeaseKey(const std::string& job_id, const std::string& worker_id) {
+    return job_id + "/" + worker_id;
+  }
+  // The worker's part of the live attempt; null where it has none.
+  static WorkerShare* ShareOn(JobRecord& record, absl::string_view worker_id);
 
   // machine.cc: the moves that events are made of.
   LiveJob* FindLive(absl::string_view job_id);
   // Null, and an error reply set, where the job is not live.
   LiveJob* FindLiveOrFail(const std::string& job_id, absl::string_view operation);
   void Transition(LiveJob& job, Change change, absl::string_view actor);
-  // The live attempt ends: lease and worker go, slots too where the trainer is dead.
-  void EndAttempt(LiveJob& job, Trainer trainer);
+  // An event of the job that changes no state; `change.state` is not used.
+  void Note(LiveJob& job, Change change, absl::string_view actor);
+  void AddEvent(const JobRecord& record, JobState before, Change change, absl::string_view actor);
+  // The live attempt holds the worker's slots no longer; where the trainer may live they stay
+  // taken.
+  void EndShare(LiveJob& job, const std::string& worker_id, Trainer trainer);
+  // The live attempt ends as a whole. What is known of the trainer is that of `reporter`, all other
+  // workers' trainers may live.
+  void EndAttempt(LiveJob& job, Trainer trainer, const std::string& reporter);
   void Requeue(LiveJob& job, Change change, int64_t delay_nanos, absl::string_view actor);
-  // The attempt was lost without fault of the job.
-  void LoseAttempt(LiveJob& job, Trainer trainer, Change change, absl::string_view actor);
-  // An attempt that was to pause or stop has ended: PAUSED or CANCELLED. False for other states.
-  bool EndRequested(LiveJob& job, Trainer trainer, absl::string_view actor);
-  // Gives slots to queued jobs until the policy finds no more.
-  void Schedule();
-  void StartAttempt(const Decision& decision);
-  int64_t BackoffNanos(int32_t times) const;
+  // The attempt was lost, on this worker, without fault of the job.
+  void LoseAttempt(LiveJob& job, Trainer trainer, const std::string& worker_id, Change change,
+                   absl::string_view actor);
+  // The worker's part of an attempt that was to pause or stop has ended; after the last one, what
+  // it was to end for comes about. False for other states.
+  bool EndRequested(LiveJob& job, Trainer trainer, const std::string& worker_id,
+                    absl::string_view actor);
+  int64_t BackoffNanos(int32_t times, int64_t initial_nanos) const;
   void Touch(const LiveJob& job) { changed_jobs_.insert(job.record.job_id); }
   void AddToQueue(const LiveJob& job, int64_t not_before_nanos);
+  void RemoveFromQueue(const std::string& job_id);
+  // Tells a job that runs to checkpoint and give its slots back.
+  void Evict(LiveJob& job, Change change, absl::string_view actor);
+
+  // schedule.cc
+  // Gives slots to queued jobs until no more can start.
+  void Schedule();
+  void StartAttempt(LiveJob& job, std::vector<WorkerShare> placement);
+  // The first shape, in the order of starting, that is not known to be blocked; null for none.
+  RunQueue::Shape* NextShape();
+  // What matching workers that take new work have, whether or not it is free.
+  struct Capacity {
+    int32_t widest = 0;  // slots of the largest
+    int64_t total = 0;
+    std::vector<std::string> avoided;  // not among them
+    bool Fits(int32_t slots) const { return slots <= total; }
+    bool Spreads(int32_t slots) const { return slots > widest; }
+  };
+  const Capacity& CapacityFor(const QueuedJob& job) const;
+  Capacity MeasureCapacity(const QueuedJob& job, std::vector<std::string> avoided) const;
+  bool Matches(const WorkerState& worker, const QueuedJob& job, const Capacity& capacity) const;
+  // Of `free` slots of the worker, those that the reservation leaves to the job.
+  int32_t Unreserved(const std::string& worker_id, const QueuedJob& job, int32_t free) const;
+  // Where it can start now; empty for nowhere.
+  std::vector<WorkerShare> Place(const QueuedJob& job) const;
+  std::vector<WorkerOutlook> Outlooks(const QueuedJob& job, bool only_ending) const;
+  // When a holder of slots ends at the latest, on the scheduler's clock.
+  int64_t EndOf(const AttemptId& attempt) const;
+  // A job that does not fit is the head of the queue, or is not.
+  void ReserveFor(const QueuedJob& job);
+  bool Displaces(const QueuedJob& job) const;
+  bool MayPreempt(const QueuedJob& job) const;
+  bool IsVictimOf(const LiveJob& victim, const QueuedJob& job) const;
+  bool Preempt(const QueuedJob& job);
+  void DropReservation();
+  void StartReserved();
+  void ReviewReservation();
+  void CountRunning(const LiveJob& job, int change);
+  // Its number; makes room for its count of jobs.
+  int ProjectOf(const JobDocument& document);
+
+  // explain.cc
+  // Jobs that may start and come before it; *first is the first of them.
+  int64_t JobsAhead(const QueuedJob& job, std::string* first) const;
+  bool ExplainWorkers(const QueuedJob& job, std::vector<BlockingReason>& reasons) const;
+  void ExplainSlots(const QueuedJob& job, Explanation& explanation) const;
 
   // workers.cc
   Error CheckWorker(absl::string_view worker_id, absl::string_view incarnation) const;
   void Seen(WorkerState& worker);
+  bool IsOpen(const WorkerState& worker) const;
   // Declared slots, or what is held where that is more; open where it takes work.
   void UpdateSlots(const std::string& worker_id);
   // A trainer that runs though its attempt is not live: it holds its slots until it is dead.
   void AddZombie(WorkerState& worker, const AttemptId& attempt);
   void FreeZombie(WorkerState& worker, const AttemptId& attempt);
   void FreeZombiesNotIn(WorkerState& worker, const std::set<AttemptId>& alive);
-  AssignmentsChanged AssignmentsOf(const std::string& worker_id) const;
+  AssignmentsChanged AssignmentsOf(const std::string& worker_id);
   void ReleaseUnlisted(WorkerState& worker, const WorkerRegistered& event,
                        const std::set<AttemptId>& running);
 
@@ -113,10 +189,25 @@ class Scheduler::Machine {
   // The job whose live attempt this is, held by this worker; else null.
   LiveJob* FindAttempt(const std::string& worker_id, const AttemptId& attempt);
   void AttemptFailed(LiveJob& job, const AttemptReported& event, absl::string_view actor);
+  // Why the failure is the job's last; absent where it may try again.
+  std::optional<Change> LastFailure(const JobRecord& record, FailureClass failure_class) const;
   void AttemptSucceeded(LiveJob& job, const AttemptReported& event, absl::string_view actor);
   bool IsRepeatedReport(const AttemptReported& event);
 
+  WorkerInfo InfoOf(const std::string& worker_id) const;
+
+  // worker_health.cc
+  void PersistWorker(const std::string& worker_id);
+  void AddWorkerEvent(const std::string& worker_id, JobReason reason, std::string message,
+                      absl::string_view actor);
+  void CountAgainstWorker(const std::string& worker_id, const std::string& job_id);
+  void WorkerProved(const std::string& worker_id);
+  void Drain(const std::string& worker_id, const std::string& reason, absl::string_view actor);
+
   // time_events.cc
+  void RecoverJob(const Recovered::Job& row);
+  void EndOverdue();
+  void PersistUsage();
   void GrantTermAfterStall();
   void ExpireLeases();
   void WatchWorkers();
@@ -127,7 +218,6 @@ class Scheduler::Machine {
   void FlushJobs(std::vector<JobChanged>& changed);
 
   const SchedulerOptions options_;
-  const std::unique_ptr<SchedulingPolicy> policy_;
 
   bool recovered_ = false;
   std::map<std::string, LiveJob, std::less<>> jobs_;
@@ -136,6 +226,25 @@ class Scheduler::Machine {
   ResourceTracker tracker_;
   LeaseTable leases_;
   RunQueue queue_;
+  FairShare shares_;
+  std::vector<int64_t> jobs_of_project_;  // unfinished
+  std::optional<Reservation> reservation_;
+  // Rises when slots may have come free for somebody, or are kept for somebody no longer.
+  uint64_t generation_ = 1;
+  mutable std::map<std::pair<WorkerConstraints, std::vector<std::string>>, Capacity> capacities_;
+  // RUNNING and STARTING attempts that may be preempted: (project, priority) -> how many.
+  std::map<std::pair<int, int32_t>, int> running_by_priority_;
+  std::set<std::pair<int64_t, std::string>> run_deadlines_;    // scheduler's clock
+  std::set<std::pair<int64_t, std::string>> pause_deadlines_;  // monotonic
+  std::map<std::string, WorkerRecord, std::less<>> worker_records_;
+  int64_t clock_offset_nanos_ = 0;
+  int64_t next_usage_nanos_ = 0;
+  int64_t next_preempt_nanos_ = 0;
+  // Some job may preempt others once those have had their guaranteed time.
+  bool preempt_later_ = false;
+  // The generation at which the reservation's job was found not to fit.
+  uint64_t reserved_blocked_at_ = 0;
+  int64_t next_review_nanos_ = 0;
   std::map<std::string, std::set<std::string>> purges_;  // worker_id -> job_ids
   int64_t last_event_id_ = 0;
   int64_t last_submit_sequence_ = 0;
@@ -147,6 +256,7 @@ class Scheduler::Machine {
 
   // Of the step at hand.
   Time now_;
+  uint64_t random_ = 0;
   std::shared_ptr<const JobRecord> stored_job_;
   Transaction transaction_;
   std::set<std::string> changed_jobs_;

@@ -46,13 +46,13 @@ absl::Status ResourceTracker::RemoveWorker(const std::string& worker_id) {
 absl::Status ResourceTracker::Reserve(const AttemptId& attempt, const std::string& worker_id,
                                       int32_t slots) {
   if (slots < 1) return absl::InvalidArgumentError(absl::StrCat("cannot reserve ", slots));
-  if (Holds(attempt)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(attempt.job_id, "/", attempt.attempt, " holds slots already"));
-  }
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return absl::NotFoundError(absl::StrCat("no worker ", worker_id));
   WorkerSlots& worker = found->second;
+  if (worker.holders.count(attempt) != 0) {
+    return absl::AlreadyExistsError(absl::StrCat(attempt.job_id, "/", attempt.attempt,
+                                                 " holds slots of ", worker_id, " already"));
+  }
   if (worker.total - worker.used < slots) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "worker ", worker_id, " has ", worker.total - worker.used, " slots free, not ", slots));
@@ -61,39 +61,47 @@ absl::Status ResourceTracker::Reserve(const AttemptId& attempt, const std::strin
   worker.used += slots;
   worker.holders[attempt] = slots;
   Index(worker_id, worker);
-  where_[attempt] = worker_id;
   used_slots_ += slots;
   return absl::OkStatus();
 }
 
-absl::Status ResourceTracker::Release(const AttemptId& attempt) {
-  const auto place = where_.find(attempt);
-  if (place == where_.end()) {
-    return absl::NotFoundError(
-        absl::StrCat(attempt.job_id, "/", attempt.attempt, " holds no slots"));
+absl::Status ResourceTracker::Reserve(const AttemptId& attempt,
+                                      const std::vector<WorkerShare>& shares) {
+  for (size_t i = 0; i < shares.size(); ++i) {
+    const absl::Status reserved = Reserve(attempt, shares[i].worker_id, shares[i].slots);
+    if (reserved.ok()) continue;
+    for (size_t j = 0; j < i; ++j) NIBBLE_CHECK(Release(attempt, shares[j].worker_id).ok());
+    return reserved;
   }
-  const std::string worker_id = place->second;
-  WorkerSlots& worker = workers_.at(worker_id);
+  return absl::OkStatus();
+}
+
+absl::Status ResourceTracker::Release(const AttemptId& attempt, const std::string& worker_id) {
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end() || found->second.holders.count(attempt) == 0) {
+    return absl::NotFoundError(
+        absl::StrCat(attempt.job_id, "/", attempt.attempt, " holds no slots of ", worker_id));
+  }
+  WorkerSlots& worker = found->second;
   Unindex(worker_id, worker);
   const auto holder = worker.holders.find(attempt);
-  NIBBLE_CHECK(holder != worker.holders.end());
   worker.used -= holder->second;
   used_slots_ -= holder->second;
   worker.holders.erase(holder);
   Index(worker_id, worker);
-  where_.erase(place);
   return absl::OkStatus();
+}
+
+int32_t ResourceTracker::Held(const AttemptId& attempt, absl::string_view worker_id) const {
+  const WorkerSlots* const worker = Find(worker_id);
+  if (worker == nullptr) return 0;
+  const auto holder = worker->holders.find(attempt);
+  return holder == worker->holders.end() ? 0 : holder->second;
 }
 
 int32_t ResourceTracker::FreeSlots(absl::string_view worker_id) const {
   const WorkerSlots* worker = Find(worker_id);
   return worker == nullptr || !worker->open ? 0 : worker->total - worker->used;
-}
-
-std::optional<std::string> ResourceTracker::TightestFit(int32_t slots) const {
-  const auto found = open_by_free_.lower_bound({slots, std::string()});
-  if (found == open_by_free_.end()) return std::nullopt;
-  return found->second;
 }
 
 const ResourceTracker::WorkerSlots* ResourceTracker::Find(absl::string_view worker_id) const {
@@ -103,16 +111,15 @@ const ResourceTracker::WorkerSlots* ResourceTracker::Find(absl::string_view work
 
 absl::Status ResourceTracker::Verify() const {
   int64_t total = 0, used = 0;
-  size_t holders = 0, indexed = 0;
+  size_t indexed = 0;
   for (const auto& [worker_id, worker] : workers_) {
     int64_t held = 0;
     for (const auto& [attempt, slots] : worker.holders) {
-      held += slots;
-      const auto place = where_.find(attempt);
-      if (place == where_.end() || place->second != worker_id) {
-        return absl::InternalError(absl::StrCat(attempt.job_id, "/", attempt.attempt,
-                                                " is not known to be on ", worker_id));
+      if (slots < 1) {
+        return absl::InternalError(
+            absl::StrCat(attempt.job_id, "/", attempt.attempt, " holds ", slots, " slots"));
       }
+      held += slots;
     }
     if (held != worker.used || held > worker.total) {
       return absl::InternalError(absl::StrCat("worker ", worker_id, " counts ", worker.used, " of ",
@@ -125,12 +132,10 @@ absl::Status ResourceTracker::Verify() const {
         return absl::InternalError(absl::StrCat("worker ", worker_id, " is missing in the index"));
       }
     }
-    holders += worker.holders.size();
     total += worker.total;
     used += held;
   }
-  if (holders != where_.size() || indexed != open_by_free_.size() || total != total_slots_ ||
-      used != used_slots_) {
+  if (indexed != open_by_free_.size() || total != total_slots_ || used != used_slots_) {
     return absl::InternalError(absl::StrCat("sums differ: ", used, "/", total, " slots, not ",
                                             used_slots_, "/", total_slots_));
   }

@@ -33,17 +33,21 @@ class ResourceTracker {
   absl::Status RemoveWorker(const std::string& worker_id);
 
   // RESOURCE_EXHAUSTED where fewer than `slots` are free, ALREADY_EXISTS where the attempt holds
-  // slots anywhere, NOT_FOUND for an unknown worker, INVALID_ARGUMENT for slots < 1; then nothing
-  // changed. `open` does not matter here: an adopted attempt keeps its slots on a closed worker.
+  // slots of this worker, NOT_FOUND for an unknown worker, INVALID_ARGUMENT for slots < 1; then
+  // nothing changed. `open` does not matter here: an adopted attempt keeps its slots on a closed
+  // worker.
   absl::Status Reserve(const AttemptId& attempt, const std::string& worker_id, int32_t slots);
-  // NOT_FOUND where it holds nothing.
-  absl::Status Release(const AttemptId& attempt);
-  bool Holds(const AttemptId& attempt) const { return where_.count(attempt) != 0; }
+  // As above on several workers: all of them or none.
+  absl::Status Reserve(const AttemptId& attempt, const std::vector<WorkerShare>& shares);
+  // Gives back what the attempt holds of the worker. NOT_FOUND where that is nothing.
+  absl::Status Release(const AttemptId& attempt, const std::string& worker_id);
+  // Slots that the attempt holds of the worker.
+  int32_t Held(const AttemptId& attempt, absl::string_view worker_id) const;
 
   // Free slots of an open worker, else 0.
   int32_t FreeSlots(absl::string_view worker_id) const;
-  // See SchedulingView. O(log workers).
-  std::optional<std::string> TightestFit(int32_t slots) const;
+  // Open workers with free slots, by their number and then by name.
+  const std::set<std::pair<int32_t, std::string>>& open_by_free() const { return open_by_free_; }
   // Null for an unknown worker. Valid until the next change.
   const WorkerSlots* Find(absl::string_view worker_id) const;
 
@@ -58,7 +62,6 @@ class ResourceTracker {
   void Unindex(const std::string& worker_id, const WorkerSlots& worker);
 
   std::map<std::string, WorkerSlots, std::less<>> workers_;
-  std::map<AttemptId, std::string> where_;
   std::set<std::pair<int32_t, std::string>> open_by_free_;  // only free > 0
   int64_t total_slots_ = 0;
   int64_t used_slots_ = 0;

@@ -6,8 +6,8 @@
 
 namespace nibble::scheduler {
 
-Scheduler::Scheduler(SchedulerOptions options, std::unique_ptr<SchedulingPolicy> policy)
-    : machine_(std::make_unique<Machine>(options, std::move(policy))) {}
+Scheduler::Scheduler(SchedulerOptions options)
+    : machine_(std::make_unique<Machine>(std::move(options))) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -25,6 +25,16 @@ Error Scheduler::CheckAttempt(absl::string_view worker_id, absl::string_view inc
 std::vector<WorkerInfo> Scheduler::Workers() const { return machine_->Workers(); }
 
 SchedulerStats Scheduler::Stats() const { return machine_->Stats(); }
+
+std::vector<ProjectInfo> Scheduler::Projects() const { return machine_->Projects(); }
+
+std::optional<Explanation> Scheduler::Explain(absl::string_view job_id, Time now) const {
+  return machine_->Explain(job_id, now);
+}
+
+const std::optional<Reservation>& Scheduler::reservation() const { return machine_->reservation(); }
+
+int64_t Scheduler::clock_nanos() const { return machine_->clock_nanos(); }
 
 const ResourceTracker& Scheduler::resources() const { return machine_->resources(); }
 

@@ -3,7 +3,7 @@
 // the same events give the same effects, always. See docs/job_lifecycle.md.
 //
 // Jobs that ended are forgotten; they live in the store. Cost of an event: O(log live jobs), plus
-// what it changes, plus for Tick O(workers).
+// what it changes, plus O(shapes of queued jobs) for each decision, plus for Tick O(workers).
 //
 // The owner commits the Transaction of a step before it carries out later effects. Where a commit
 // is refused (disk full), what the scheduler holds is ahead of the store: the owner answers
@@ -22,13 +22,16 @@
 #include "absl/strings/string_view.h"
 #include "server/scheduler/effects.h"
 #include "server/scheduler/events.h"
+#include "server/scheduler/explanation.h"
+#include "server/scheduler/fair_share.h"
+#include "server/scheduler/reservation.h"
 #include "server/scheduler/resource_tracker.h"
-#include "server/scheduler/scheduling_policy.h"
 #include "server/scheduler/types.h"
 
 namespace nibble::scheduler {
 
 inline constexpr int32_t kMaxSlotsOfWorker = 1024;
+inline constexpr int32_t kMaxSlotsOfJob = 1 << 16;
 
 struct SchedulerOptions {
   int64_t lease_term_nanos = 15'000'000'000;
@@ -44,24 +47,29 @@ struct SchedulerOptions {
   // Unreachable workers that hold nothing are forgotten after this.
   int64_t forget_worker_nanos = 3600LL * 1'000'000'000;
   int64_t max_live_jobs = 100'000;
+  // The default project need not be listed.
+  std::vector<ProjectOptions> projects;
+  int64_t fair_share_half_life_nanos = 24LL * 3600 * 1'000'000'000;
+  // So long a wait is worth one point of priority.
+  int64_t ageing_nanos = 60'000'000'000;
+  // An attempt that has held its slots for less is not preempted.
+  int64_t min_run_nanos = 60'000'000'000;
+  // A job that was told to checkpoint and end, and has not by then, is stopped.
+  int64_t pause_grace_nanos = 120'000'000'000;
+  // A job that failed on so many workers without progress is stopped, a worker on which so many
+  // jobs failed without progress is drained.
+  size_t poison_workers = 3;
+  size_t lemon_jobs = 3;
   int64_t max_workers = 10'000;
 };
 
-// What is known of a worker; nibble.v1.Worker.
-struct WorkerInfo {
-  std::string worker_id;
-  std::string incarnation;
-  std::string host;
-  std::string device_kind;
-  std::string device_name;
-  std::string version;
-  int32_t slots = 0;
-  int32_t slots_used = 0;
-  // Heard of within a lease term.
-  bool online = false;
-  // Jobs whose attempts hold slots here.
-  std::vector<std::string> job_ids;
-  int64_t last_seen_micros = 0;
+// A project as it stands.
+struct ProjectInfo {
+  ProjectOptions options;
+  int32_t held = 0;         // slots
+  int64_t queued = 0;       // jobs that wait for slots
+  int64_t unfinished = 0;   // jobs
+  double slot_seconds = 0;  // decayed usage
 };
 
 // For gauges.
@@ -79,7 +87,7 @@ struct SchedulerStats {
 // Not thread-safe: one thread owns it.
 class Scheduler {
  public:
-  Scheduler(SchedulerOptions options, std::unique_ptr<SchedulingPolicy> policy);
+  explicit Scheduler(SchedulerOptions options);
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
@@ -97,6 +105,14 @@ class Scheduler {
   // Registered workers by worker_id; copies.
   std::vector<WorkerInfo> Workers() const;
   SchedulerStats Stats() const;  // O(workers)
+  // By name. O(live jobs).
+  std::vector<ProjectInfo> Projects() const;
+  // Why a live job waits. Absent for others. O(live jobs).
+  std::optional<Explanation> Explain(absl::string_view job_id, Time now) const;
+  // Slots kept for the head of the queue, on the scheduler's clock.
+  const std::optional<Reservation>& reservation() const;
+  // Of the last step, on the scheduler's clock.
+  int64_t clock_nanos() const;
   // For checkers.
   const ResourceTracker& resources() const;
   std::vector<const JobRecord*> LiveJobs() const;

@@ -6,6 +6,7 @@
 // was not raised, replies before the transaction, reports of stale attempts believed, a queue in
 // reverse order, and no scheduling after an attempt ends.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <map>
@@ -43,12 +44,23 @@ struct SimWorker {
   std::map<AttemptId, int64_t> trainers;
   // Told to die, and not dead before the worker looks again. They hold their devices.
   std::set<AttemptId> dying;
+  // What each was given of this worker.
+  std::map<AttemptId, int32_t> slots_of;
   std::string Incarnation() const { return absl::StrCat(id, "-", incarnation); }
 };
 
+// Projects with a quota and with a limit, short guarantees, so that jobs preempt each other often.
+SchedulerOptions Options() {
+  SchedulerOptions options;
+  options.projects = {{"owner", 1, 2}, {"guest", 2, 0, 4}, {"default", 1}};
+  options.min_run_nanos = 1000 * kMilli;
+  options.pause_grace_nanos = 3000 * kMilli;
+  return options;
+}
+
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed) : random_(seed) {
+  explicit Simulation(uint64_t seed) : random_(seed), world_(Options()) {
     for (int i = 0; i < 3; ++i) {
       workers_.emplace_back();
       workers_.back().id = absl::StrCat("w", i);
@@ -67,10 +79,15 @@ class Simulation {
   // No more faults: how many rounds of a second it takes until every job has ended; -1 for too
   // many.
   int RunToTheEnd() {
-    for (SimWorker& worker : workers_) worker.cut_off = false;
+    for (SimWorker& worker : workers_) {
+      worker.cut_off = false;
+      world_.Step(UndrainRequested{worker.id, "user"});
+    }
     for (int round = 0; round < 1000; ++round) {
       world_.Advance(1000 * kMilli);
       for (SimWorker& worker : workers_) {
+        // Three jobs that failed on it may have had it drained.
+        world_.Step(UndrainRequested{worker.id, "user"});
         Obey(worker);
         Contact(worker);
         const std::map<AttemptId, int64_t> trainers = worker.trainers;
@@ -129,6 +146,10 @@ class Simulation {
     document.max_failures = static_cast<int32_t>(random_() % 4);
     document.keep_checkpoints = 1 + static_cast<int32_t>(random_() % 2);
     document.total_steps = 5 + static_cast<int64_t>(random_() % 15);
+    document.project = std::array<const char*, 3>{"owner", "guest", "default"}[random_() % 3];
+    document.preemptible = Chance(80);
+    if (Chance(30))
+      document.max_run_nanos = static_cast<int64_t>(5 + random_() % 60) * 1000 * kMilli;
     if (Chance(30)) {
       document.request_key = absl::StrCat("key", random_() % 8);
       document.fingerprint = absl::StrCat("body", random_() % 2);
@@ -138,7 +159,14 @@ class Simulation {
 
   void UserAct() {
     const std::string job = AnyJob();
-    switch (random_() % 6) {
+    switch (random_() % 9) {
+      case 6:
+        return (void)world_.Step(
+            UpdateRequested{job, static_cast<int32_t>(random_() % 5), {}, 0, "user"});
+      case 7:
+        return (void)world_.Step(DrainRequested{AnyWorker().id, "", Chance(50), "user"});
+      case 8:
+        return (void)world_.Step(UndrainRequested{AnyWorker().id, "user"});
       case 0:
         return (void)world_.Step(CancelRequested{job, "user"});
       case 1:
@@ -172,7 +200,8 @@ class Simulation {
     // A living trainer's own report is no lie.
     if (worker.trainers.count(attempt) != 0 || worker.dying.count(attempt) != 0) return;
     const auto row = world_.ledger().jobs.find(job);
-    if (row != world_.ledger().jobs.end() && row->second.worker_id == worker.id) ++attempt.attempt;
+    if (row != world_.ledger().jobs.end() && row->second.worker_id() == worker.id)
+      ++attempt.attempt;
     if (row != world_.ledger().jobs.end() && row->second.attempt == attempt.attempt) return;
     const Reply reply =
         Chance(50) ? world_.Report(worker.id, attempt, static_cast<AttemptStatus>(random_() % 7),
@@ -189,6 +218,9 @@ class Simulation {
     const AssignmentsChanged list = world_.list(worker.id);
     for (const Assignment& a : list.assignments) {
       wanted.insert(a.attempt);
+      for (const WorkerShare& share : a.placement) {
+        if (share.worker_id == worker.id) worker.slots_of[a.attempt] = share.slots;
+      }
       if (ended_.count(a.attempt) != 0) continue;
       const int64_t from = a.resume_from.has_value() ? a.resume_from->step : 0;
       worker.trainers.emplace(a.attempt, from);
@@ -205,12 +237,8 @@ class Simulation {
   // than there are, dying ones of attempts long lost among them.
   void CheckDevices(const SimWorker& worker) {
     int32_t held = 0;
-    const auto slots_of = [this](const AttemptId& attempt) {
-      const JobRecord* const job = world_.scheduler().FindJob(attempt.job_id);
-      return job == nullptr ? 1 : job->document->slots;
-    };
-    for (const auto& [attempt, step] : worker.trainers) held += slots_of(attempt);
-    for (const AttemptId& attempt : worker.dying) held += slots_of(attempt);
+    for (const auto& [attempt, step] : worker.trainers) held += worker.slots_of.at(attempt);
+    for (const AttemptId& attempt : worker.dying) held += worker.slots_of.at(attempt);
     if (held > worker.slots) {
       device_conflicts_.push_back(absl::StrCat(worker.id, " runs trainers for ", held, " slots"));
     }
@@ -315,7 +343,7 @@ class Simulation {
 };
 
 TEST(SchedulerPropertyTest, InvariantsHoldAndEveryJobEnds) {
-  int64_t ended = 0, stale = 0, longest = 0;
+  int64_t ended = 0, stale = 0, longest = 0, preemptions = 0;
   std::map<JobState, int64_t> ends;
   for (int seed = 1; seed <= Seeds(); ++seed) {
     Simulation simulation(seed);
@@ -326,12 +354,16 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryJobEnds) {
     ASSERT_GE(rounds, 0) << "a job never ended, seed " << seed;
     longest = std::max<int64_t>(longest, rounds);
     stale += simulation.stale_answers();
-    for (const auto& [job_id, job] : simulation.world().ledger().jobs) ++ends[job.state];
+    for (const auto& [job_id, job] : simulation.world().ledger().jobs) {
+      ++ends[job.state];
+      preemptions += job.preemptions;
+    }
     ended += static_cast<int64_t>(simulation.world().ledger().jobs.size());
     const SchedulerStats stats = simulation.world().scheduler().Stats();
     ASSERT_EQ(stats.leases, 0) << "seed " << seed;
   }
   RecordProperty("jobs", std::to_string(ended));
+  EXPECT_GT(preemptions, 0);
   // A history without these would prove little.
   EXPECT_GT(ends[JobState::kSucceeded], 0);
   EXPECT_GT(ends[JobState::kFailed], 0);
@@ -339,14 +371,15 @@ TEST(SchedulerPropertyTest, InvariantsHoldAndEveryJobEnds) {
   EXPECT_GT(stale, 0);
   GTEST_LOG_(INFO) << ended << " jobs: " << ends[JobState::kSucceeded] << " succeeded, "
                    << ends[JobState::kFailed] << " failed, " << ends[JobState::kCancelled]
-                   << " cancelled; " << stale << " stale reports; longest end " << longest << " s";
+                   << " cancelled; " << preemptions << " preemptions; " << stale
+                   << " stale reports; longest end " << longest << " s";
 }
 
 TEST(SchedulerPropertyTest, TheSameEventsGiveTheSameEffects) {
   for (int seed = 1; seed <= 50; ++seed) {
     Simulation simulation(seed);
     simulation.RunWithFaults(150);
-    Scheduler replay(SchedulerOptions(), MakePriorityPolicy());
+    Scheduler replay{Options()};
     const std::vector<Event>& events = simulation.world().events();
     for (size_t i = 0; i < events.size(); ++i) {
       ASSERT_EQ(DebugString(replay.Step(events[i])), simulation.world().effect_texts()[i])
@@ -357,7 +390,7 @@ TEST(SchedulerPropertyTest, TheSameEventsGiveTheSameEffects) {
 
 // Cost must not grow with the queue: 10,000 waiting jobs, and events that do not concern them.
 TEST(SchedulerPropertyTest, ALongQueueIsNotScannedAtEveryEvent) {
-  Scheduler scheduler(SchedulerOptions(), MakePriorityPolicy());
+  Scheduler scheduler{SchedulerOptions()};
   Event event;
   event.body = Recovered{};
   scheduler.Step(event);

@@ -182,7 +182,7 @@ TEST_F(SchedulerTest, AFailureIsRetriedLaterAndLaterUntilTheBudgetIsSpent) {
   EXPECT_EQ(world_.state(job), JobState::kStarting);
   world_.Report("w", {job, 3}, AttemptStatus::kFailed, FailureClass::kNumeric);
   EXPECT_EQ(world_.state(job), JobState::kFailed);
-  EXPECT_EQ(world_.job(job).reason, JobReason::kRestartBudgetExhausted);
+  EXPECT_EQ(world_.job(job).reason, JobReason::kNoProgress);
   EXPECT_EQ(world_.job(job).last_failure, FailureClass::kNumeric);
   EXPECT_EQ(world_.job(job).failures, 3);
 }
@@ -238,7 +238,7 @@ TEST_F(SchedulerTest, AnotherWorkerTakesOverAndTheOldEpochIsRefused) {
     world_.Advance(5 * kSecond);
     world_.Renew("v", {});
   }
-  EXPECT_EQ(world_.job(job).worker_id, "v");
+  EXPECT_EQ(world_.job(job).worker_id(), "v");
   EXPECT_EQ(world_.list("v").assignments[0].attempt, (AttemptId{job, 2}));
   EXPECT_EQ(world_.list("v").assignments[0].resume_from->step, 5);
   for (const AttemptStatus status :
@@ -345,7 +345,7 @@ TEST_F(SchedulerTest, ANewProcessOfAWorkerLosesWhatItDoesNotList) {
   const Reply reply = world_.Register("w", 2, "i2", {{kept, 1}});
   EXPECT_THAT(std::get<Registration>(reply.answer).adopted, ElementsAre(AttemptId{kept, 1}));
   EXPECT_EQ(world_.state(kept), JobState::kRunning);
-  EXPECT_EQ(world_.job(kept).worker_incarnation, "i2");
+  EXPECT_EQ(world_.job(kept).placement[0].incarnation, "i2");
   EXPECT_EQ(world_.job(lost).attempt, 2) << "started anew at once";
   EXPECT_EQ(world_.job(lost).failures, 0);
   EXPECT_EQ(world_.job(lost).losses_without_progress, 1);
@@ -376,7 +376,7 @@ TEST_F(SchedulerTest, AnAttemptGivenBackCostsNothingAndDoesNotComeStraightBack) 
   EXPECT_EQ(world_.job(job).reason, JobReason::kWorkerStopped);
   EXPECT_EQ(world_.job(job).losses_without_progress, 0);
   world_.Register("v", 1);
-  EXPECT_EQ(world_.job(job).worker_id, "v");
+  EXPECT_EQ(world_.job(job).worker_id(), "v");
 }
 
 TEST_F(SchedulerTest, CheckpointsRiseAndTheNewestFewAreKept) {

@@ -10,11 +10,15 @@ namespace nibble::scheduler {
 namespace {
 
 std::string Text(const JobRecord& j) {
+  std::string placement;
+  for (const WorkerShare& share : j.placement) {
+    absl::StrAppend(&placement, share.worker_id, "/", share.incarnation, "*", share.slots, " ");
+  }
   return absl::StrCat("job ", j.job_id, " ", JobStateName(j.state), " ", JobReasonName(j.reason),
-                      " '", j.reason_message, "' attempt ", j.attempt, " on ", j.worker_id, "/",
-                      j.worker_incarnation, " failures ", j.failures, ",",
-                      j.failures_without_progress, ",", j.losses_without_progress, " step ",
-                      j.committed_step, " revision ", j.revision, " at ", j.update_micros, "; ");
+                      " '", j.reason_message, "' attempt ", j.attempt, " on ", placement,
+                      "failures ", j.failures, ",", j.failures_without_progress, ",",
+                      j.losses_without_progress, " step ", j.committed_step, " revision ",
+                      j.revision, " at ", j.update_micros, "; ");
 }
 
 std::string Text(const CheckpointRecord& c) {
@@ -30,7 +34,7 @@ std::string Text(const PurgeRecord& p) {
 
 std::string Text(const JobEventRecord& e) {
   return absl::StrCat("event ", e.event_id, " ", e.job_id, " ", JobStateName(e.before), "->",
-                      JobStateName(e.after), " by ", e.actor, "; ");
+                      JobStateName(e.after), " by ", e.actor, " for ", e.cause, "; ");
 }
 
 std::string Text(const IdempotencyRecord& k) {
@@ -102,6 +106,9 @@ void Ledger::Apply(const Transaction& t) {
     jobs.erase(job_id);
     checkpoints.erase(job_id);
   }
+  for (const WorkerRecord& worker : t.workers) workers[worker.worker_id] = worker;
+  for (const std::string& worker_id : t.removed_workers) workers.erase(worker_id);
+  for (const ProjectUsage& usage : t.usages) usages[usage.project] = usage;
   for (const PurgeRecord& purge : t.purges) purges[purge] = true;
   for (const PurgeRecord& purge : t.finished_purges) purges.erase(purge);
 }
@@ -118,6 +125,8 @@ Recovered Ledger::Recover() const {
     recovered.jobs.push_back(std::move(row));
   }
   for (const auto& [purge, pending] : purges) recovered.purges.push_back(purge);
+  for (const auto& [worker_id, worker] : workers) recovered.workers.push_back(worker);
+  for (const auto& [project, usage] : usages) recovered.usages.push_back(usage);
   recovered.last_event_id = last_event_id;
   recovered.last_submit_sequence = last_submit_sequence;
   return recovered;
@@ -131,8 +140,10 @@ std::string DebugString(const std::vector<Effect>& effects) {
   return text;
 }
 
-World::World(SchedulerOptions options)
-    : options_(options), checker_(std::make_unique<InvariantChecker>()) {
+World::World(SchedulerOptions options, bool checked)
+    : options_(std::move(options)),
+      checked_(checked),
+      checker_(std::make_unique<InvariantChecker>()) {
   Restart();
 }
 
@@ -142,7 +153,7 @@ void World::Restart() {
   events_.clear();
   effect_texts_.clear();
   lists_.clear();
-  scheduler_ = std::make_unique<Scheduler>(options_, MakePriorityPolicy());
+  scheduler_ = std::make_unique<Scheduler>(options_);
   Step(ledger_.Recover());
 }
 
@@ -150,6 +161,7 @@ Reply World::Step(EventBody body) {
   Event event;
   event.now = now_;
   event.request_token = next_token_++;
+  event.random = random_;
   event.body = std::move(body);
   if (auto* submitted = std::get_if<JobSubmitted>(&event.body)) {
     const auto key = ledger_.keys.find(submitted->document->request_key);
@@ -161,8 +173,10 @@ Reply World::Step(EventBody body) {
     event.stored_job = std::make_shared<const JobRecord>(stored->second);
   }
   effects_ = scheduler_->Step(event);
-  events_.push_back(event);
-  effect_texts_.push_back(DebugString(effects_));
+  if (checked_) {
+    events_.push_back(event);
+    effect_texts_.push_back(DebugString(effects_));
+  }
   Reply reply;
   for (const Effect& effect : effects_) {
     if (const auto* t = std::get_if<Transaction>(&effect)) ledger_.Apply(*t);
@@ -170,7 +184,7 @@ Reply World::Step(EventBody body) {
     if (const auto* alert = std::get_if<Alert>(&effect)) alerts_.push_back(*alert);
     if (const auto* r = std::get_if<Reply>(&effect)) reply = *r;
   }
-  checker_->Check(event, effects_, *scheduler_, ledger_, lists_);
+  if (checked_) checker_->Check(event, effects_, *scheduler_, ledger_, lists_);
   return reply;
 }
 

@@ -21,6 +21,8 @@ struct Ledger {
   std::vector<JobEventRecord> events;
   std::map<std::string, IdempotencyRecord> keys;
   std::map<PurgeRecord, bool> purges;
+  std::map<std::string, WorkerRecord> workers;
+  std::map<std::string, ProjectUsage> usages;
   int64_t last_event_id = 0;
   int64_t last_submit_sequence = 0;
 
@@ -35,7 +37,7 @@ class InvariantChecker;
 
 class World {
  public:
-  explicit World(SchedulerOptions options = {});
+  explicit World(SchedulerOptions options = {}, bool checked = true);
   ~World();
 
   // Hands the event over as a coordinator would and returns the reply.
@@ -46,6 +48,9 @@ class World {
   void Stall(int64_t nanos) { now_.monotonic_nanos += nanos; }
   // The daemon dies and a new one starts from the ledger.
   void Restart();
+
+  // Of every event from now on.
+  void set_random(uint64_t random) { random_ = random; }
 
   // Short forms for stories. Submit gives the job's id.
   std::string Submit(JobDocument document = {});
@@ -76,6 +81,7 @@ class World {
 
  private:
   const SchedulerOptions options_;
+  const bool checked_;
   Time now_{1'000'000'000, 1'700'000'000'000'000};
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<InvariantChecker> checker_;
@@ -85,6 +91,7 @@ class World {
   std::vector<Alert> alerts_;
   std::vector<Event> events_;
   std::vector<std::string> effect_texts_;
+  uint64_t random_ = 0;
   uint64_t next_token_ = 1;
   int64_t next_job_ = 1;
 };

@@ -14,6 +14,9 @@ constexpr char kActor[] = "scheduler";
 // R3: so many leases, and more than half, never expire at once.
 constexpr size_t kMassExpiryLeases = 3;
 
+// How much of a project's usage, and of the scheduler's clock, a crash of the daemon may forget.
+constexpr int64_t kUsageNanos = 60LL * 1'000'000'000;
+
 }  // namespace
 
 void Scheduler::Machine::Handle(const Recovered& event) {
@@ -24,34 +27,57 @@ void Scheduler::Machine::Handle(const Recovered& event) {
     purges_[purge.worker_id].insert(purge.job_id);
     if (purge.worker_id.empty()) metric_purges_.push_back({purge.job_id});
   }
+  for (const WorkerRecord& worker : event.workers) worker_records_[worker.worker_id] = worker;
+  int64_t clock = 0;
+  for (const ProjectUsage& usage : event.usages) clock = std::max(clock, usage.clock_nanos);
   for (const Recovered::Job& row : event.jobs) {
-    const JobRecord& record = row.record;
-    NIBBLE_CHECK(!IsTerminal(record.state) && record.document != nullptr);
-    LiveJob& job = jobs_[record.job_id];
-    job.record = record;
-    job.checkpoints = row.checkpoints;
-    std::sort(job.checkpoints.begin(), job.checkpoints.end(),
-              [](const auto& a, const auto& b) { return a.step > b.step; });
-    ++stats_.jobs_by_state[static_cast<int>(record.state)];
-    if (!record.document->request_key.empty()) {
-      job_of_key_[record.document->request_key] = record.job_id;
-    }
-    if (record.state == JobState::kQueued) {
-      const bool failed = record.reason == JobReason::kTrainerFailed;
-      AddToQueue(job, now_.monotonic_nanos +
-                          (failed ? BackoffNanos(record.failures_without_progress) : 0));
-    }
-    if (!HasLiveAttempt(record.state)) continue;
-    WorkerState& worker = workers_[record.worker_id];
-    worker.info.worker_id = record.worker_id;
-    worker.info.slots += record.document->slots;
+    clock = std::max({clock, row.record.queued_clock_nanos, row.record.attempt_clock_nanos,
+                      row.record.commit_clock_nanos});
+  }
+  clock_offset_nanos_ = clock - now_.monotonic_nanos;
+  for (const ProjectUsage& usage : event.usages) shares_.Restore(usage, clock);
+  for (const Recovered::Job& row : event.jobs) RecoverJob(row);
+}
+
+void Scheduler::Machine::RecoverJob(const Recovered::Job& row) {
+  const JobRecord& record = row.record;
+  NIBBLE_CHECK(!IsTerminal(record.state) && record.document != nullptr);
+  LiveJob& job = jobs_[record.job_id];
+  job.record = record;
+  job.project = ProjectOf(*record.document);
+  ++jobs_of_project_[job.project];
+  job.checkpoints = row.checkpoints;
+  std::sort(job.checkpoints.begin(), job.checkpoints.end(),
+            [](const auto& a, const auto& b) { return a.step > b.step; });
+  ++stats_.jobs_by_state[static_cast<int>(record.state)];
+  if (!record.document->request_key.empty()) {
+    job_of_key_[record.document->request_key] = record.job_id;
+  }
+  if (record.state == JobState::kQueued) {
+    AddToQueue(job, now_.monotonic_nanos + record.retry_delay_nanos);
+  }
+  if (!HasLiveAttempt(record.state)) return;
+  for (const WorkerShare& share : record.placement) {
+    WorkerState& worker = workers_[share.worker_id];
+    worker.info.worker_id = share.worker_id;
+    worker.info.slots += share.slots;
     worker.last_seen_nanos = now_.monotonic_nanos;
-    UpdateSlots(record.worker_id);
-    NIBBLE_CHECK(
-        tracker_.Reserve({record.job_id, record.attempt}, record.worker_id, record.document->slots)
-            .ok());
-    leases_.Renew(record.job_id, now_.monotonic_nanos,
+    UpdateSlots(share.worker_id);
+    leases_.Renew(LeaseKey(record.job_id, share.worker_id), now_.monotonic_nanos,
                   now_.monotonic_nanos + options_.lease_term_nanos);
+    shares_.Hold(job.project, share.slots, clock_nanos());
+  }
+  NIBBLE_CHECK(tracker_.Reserve({record.job_id, record.attempt}, record.placement).ok());
+  if (record.state == JobState::kStarting || record.state == JobState::kRunning) {
+    CountRunning(job, 1);
+  }
+  if (record.document->max_run_nanos > 0) {
+    run_deadlines_.emplace(record.attempt_clock_nanos + record.document->max_run_nanos,
+                           record.job_id);
+  }
+  if (record.state == JobState::kPausing) {
+    job.pause_deadline_nanos = now_.monotonic_nanos + options_.pause_grace_nanos;
+    pause_deadlines_.emplace(job.pause_deadline_nanos, record.job_id);
   }
 }
 
@@ -65,6 +91,47 @@ void Scheduler::Machine::Handle(const Tick&) {
   if (stalled) return GrantTermAfterStall();
   WatchWorkers();
   ExpireLeases();
+  EndOverdue();
+  ReviewReservation();
+  PersistUsage();
+}
+
+void Scheduler::Machine::EndOverdue() {
+  while (!run_deadlines_.empty() && run_deadlines_.begin()->first <= clock_nanos()) {
+    LiveJob& job = jobs_.at(run_deadlines_.begin()->second);
+    run_deadlines_.erase(run_deadlines_.begin());
+    // One that pauses has a deadline already.
+    if (job.record.state != JobState::kRunning && job.record.state != JobState::kStarting) continue;
+    Transition(job,
+               {JobState::kStopping, JobReason::kRunTimeExceeded,
+                absl::StrCat("attempt ", job.record.attempt, " has held its slots for ",
+                             job.record.document->max_run_nanos / 1'000'000'000,
+                             " s, its scheduling.max_run_time")},
+               kActor);
+  }
+  while (!pause_deadlines_.empty() && pause_deadlines_.begin()->first <= now_.monotonic_nanos) {
+    LiveJob& job = jobs_.at(pause_deadlines_.begin()->second);
+    pause_deadlines_.erase(pause_deadlines_.begin());
+    job.pause_overdue = true;
+    for (const WorkerShare& share : job.record.placement) {
+      changed_workers_.insert(share.worker_id);
+    }
+    Note(job,
+         {JobState::kPausing, job.record.reason,
+          "did not checkpoint in time; its trainer is stopped"},
+         kActor);
+  }
+}
+
+void Scheduler::Machine::PersistUsage() {
+  const int64_t clock = clock_nanos();
+  if (clock < next_usage_nanos_) return;
+  next_usage_nanos_ = clock + kUsageNanos;
+  for (int project = 0; project < shares_.size(); ++project) {
+    const double usage = shares_.Usage(project, clock);
+    if (usage <= 0) continue;
+    transaction_.usages.push_back({shares_.options(project).name, usage, clock});
+  }
 }
 
 void Scheduler::Machine::GrantTermAfterStall() {
@@ -88,19 +155,21 @@ void Scheduler::Machine::ExpireLeases() {
   const size_t silent = leases_.CountSilentSince(now - options_.lease_term_nanos * 2 / 3);
   const size_t total = leases_.size();
   const bool mass = silent >= kMassExpiryLeases && silent * 2 > total;
-  for (const std::string& job_id : expired) {
+  for (const std::string& lease : expired) {
+    const size_t slash = lease.find('/');
+    const std::string worker_id = lease.substr(slash + 1);
+    LiveJob* const job = FindLive(lease.substr(0, slash));
+    // It may have ended with another worker's part just now.
+    if (job == nullptr || ShareOn(job->record, worker_id) == nullptr) continue;
     // Past the orphan limit the worker has killed its trainers by itself.
-    if (mass && leases_.LastRenewal(job_id) + options_.orphan_limit_nanos > now) {
-      leases_.Extend(job_id, now + options_.lease_term_nanos);
+    if (mass && leases_.LastRenewal(lease) + options_.orphan_limit_nanos > now) {
+      leases_.Extend(lease, now + options_.lease_term_nanos);
       continue;
     }
-    LiveJob* const job = FindLive(job_id);
-    NIBBLE_CHECK(job != nullptr);
-    const std::string message =
-        absl::StrCat("worker ", job->record.worker_id, " did not renew the lease of attempt ",
-                     job->record.attempt);
-    LoseAttempt(*job, Trainer::kUnknown, {JobState::kQueued, JobReason::kLeaseExpired, message},
-                kActor);
+    const std::string message = absl::StrCat(
+        "worker ", worker_id, " did not renew the lease of attempt ", job->record.attempt);
+    LoseAttempt(*job, Trainer::kUnknown, worker_id,
+                {JobState::kQueued, JobReason::kLeaseExpired, message}, kActor);
   }
   if (mass && (!hold_alerted_ || now - last_hold_alert_nanos_ >= options_.lease_term_nanos)) {
     hold_alerted_ = true;

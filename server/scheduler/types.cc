@@ -58,6 +58,20 @@ absl::string_view JobReasonName(JobReason reason) {
       return "RESTART_BUDGET_EXHAUSTED";
     case JobReason::kWorkerStopped:
       return "WORKER_STOPPED";
+    case JobReason::kPreempted:
+      return "JOB_PREEMPTED";
+    case JobReason::kNoProgress:
+      return "NO_PROGRESS";
+    case JobReason::kPoisonJob:
+      return "POISON_JOB";
+    case JobReason::kRunTimeExceeded:
+      return "RUN_TIME_EXCEEDED";
+    case JobReason::kWorkerDrained:
+      return "WORKER_DRAINED";
+    case JobReason::kWorkerUndrained:
+      return "WORKER_UNDRAINED";
+    case JobReason::kUpdated:
+      return "UPDATED";
   }
   return "UNKNOWN";
 }
@@ -129,11 +143,12 @@ bool IsTransition(JobState from, JobState to) {
       return to == JobState::kSucceeded || to == JobState::kFailed || to == JobState::kQueued ||
              to == JobState::kPausing || to == JobState::kStopping;
     case JobState::kPausing:
-      return to == JobState::kPaused || to == JobState::kStopping || to == JobState::kSucceeded;
+      return to == JobState::kPaused || to == JobState::kStopping || to == JobState::kSucceeded ||
+             to == JobState::kQueued;
     case JobState::kPaused:
       return to == JobState::kQueued || to == JobState::kCancelled;
     case JobState::kStopping:
-      return to == JobState::kCancelled;
+      return IsTerminal(to);
     case JobState::kSucceeded:
     case JobState::kFailed:
     case JobState::kCancelled:
@@ -146,14 +161,19 @@ bool operator==(const JobRecord& a, const JobRecord& b) {
   const bool same_document =
       a.document == b.document ||
       (a.document != nullptr && b.document != nullptr && *a.document == *b.document);
+  const auto scheduling = [](const JobRecord& j) {
+    return std::tie(j.class_failures, j.failed_workers, j.preemptions, j.retry_delay_nanos,
+                    j.queued_clock_nanos, j.attempt_clock_nanos, j.commit_clock_nanos);
+  };
   const auto rest = [](const JobRecord& j) {
     return std::tie(j.job_id, j.submit_sequence, j.state, j.reason, j.reason_message, j.attempt,
-                    j.worker_id, j.worker_incarnation, j.workers, j.failures,
-                    j.failures_without_progress, j.losses_without_progress, j.last_failure,
-                    j.reported_attempt, j.reported_status, j.committed_step, j.result,
-                    j.create_micros, j.start_micros, j.end_micros, j.update_micros, j.revision);
+                    j.workers, j.failures, j.failures_without_progress, j.losses_without_progress,
+                    j.last_failure, j.reported_attempt, j.reported_status, j.committed_step,
+                    j.result, j.create_micros, j.start_micros, j.end_micros, j.update_micros,
+                    j.revision);
   };
-  return same_document && rest(a) == rest(b);
+  return same_document && a.placement == b.placement && rest(a) == rest(b) &&
+         scheduling(a) == scheduling(b);
 }
 
 }  // namespace nibble::scheduler

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "server/scheduler/side_records.h"
 
 namespace nibble::scheduler {
 
@@ -21,8 +22,10 @@ namespace nibble::scheduler {
 // STARTING -> FAILED (no budget left)
 // STARTING | RUNNING -> PAUSING -> PAUSED -> QUEUED (resumed)
 // PAUSING -> SUCCEEDED (it finished before the pause reached it)
+// PAUSING -> QUEUED (preempted, or its worker is drained)
 // QUEUED -> PAUSED
 // QUEUED | PAUSED -> CANCELLED; STARTING | RUNNING | PAUSING -> STOPPING -> CANCELLED
+// STOPPING -> FAILED | SUCCEEDED (its run time was over)
 enum class JobState : int {
   kUnspecified = 0,
   kQueued = 1,
@@ -51,6 +54,13 @@ enum class JobReason : int {
   kTrainerFailed = 11,
   kRestartBudgetExhausted = 12,
   kWorkerStopped = 13,
+  kPreempted = 14,
+  kNoProgress = 15,
+  kPoisonJob = 16,
+  kRunTimeExceeded = 17,
+  kWorkerDrained = 18,
+  kWorkerUndrained = 19,
+  kUpdated = 20,
 };
 
 enum class FailureClass : int {
@@ -64,6 +74,7 @@ enum class FailureClass : int {
   kPreempted = 7,
   kControl = 8,
 };
+inline constexpr int kFailureClasses = 9;
 
 // What a worker says of an attempt; ReportAttemptRequest.Status.
 enum class AttemptStatus : int {
@@ -117,11 +128,29 @@ struct TrainingResult {
   double validation_bits_per_byte = 0;
   double tokens_per_second = 0;
   std::string digest;
+  std::map<std::string, double> efficiency;  // as in job.proto
 
   friend bool operator==(const TrainingResult&, const TrainingResult&) = default;
 };
 
-// What a submission fixed for ever. Shared between copies of the record, so that a copy is cheap.
+// Which workers may run a job.
+struct WorkerConstraints {
+  std::string device_kind;            // empty for any
+  int64_t min_slot_memory_bytes = 0;  // 0 for any
+  std::map<std::string, std::string> labels;
+
+  bool empty() const { return device_kind.empty() && min_slot_memory_bytes == 0 && labels.empty(); }
+  friend bool operator==(const WorkerConstraints&, const WorkerConstraints&) = default;
+  friend bool operator<(const WorkerConstraints& a, const WorkerConstraints& b) {
+    return std::tie(a.device_kind, a.min_slot_memory_bytes, a.labels) <
+           std::tie(b.device_kind, b.min_slot_memory_bytes, b.labels);
+  }
+};
+
+inline constexpr char kDefaultProject[] = "default";
+
+// What a submission fixed; UpdateRequested alone replaces it. Shared between copies of the record,
+// so that a copy is cheap.
 struct JobDocument {
   std::string name;
   std::map<std::string, std::string> labels;
@@ -137,11 +166,26 @@ struct JobDocument {
   // Idempotency key of the submission and hash of what was submitted; both empty for none.
   std::string request_key;
   std::string fingerprint;
+  std::string project = kDefaultProject;
+  // Longest time that one attempt may hold slots; 0 for no bound.
+  int64_t max_run_nanos = 0;
+  bool preemptible = true;
+  WorkerConstraints constraints;
 
   friend bool operator==(const JobDocument&, const JobDocument&) = default;
 };
 
-// One row of record per job.
+// Slots of one worker that the live attempt of a job holds.
+struct WorkerShare {
+  std::string worker_id;
+  std::string incarnation;  // of the worker
+  int32_t slots = 0;
+
+  friend bool operator==(const WorkerShare&, const WorkerShare&) = default;
+};
+
+// One row of record per job. Members named _clock_nanos are on the scheduler's clock: the time for
+// which daemons have run on this state directory, which goes on where the last one stopped.
 struct JobRecord {
   std::string job_id;
   std::shared_ptr<const JobDocument> document;
@@ -152,9 +196,9 @@ struct JobRecord {
   std::string reason_message;
   // Newest attempt; 0 before the first.
   int64_t attempt = 0;
-  // Worker and its incarnation that hold the live attempt; empty while none does.
-  std::string worker_id;
-  std::string worker_incarnation;
+  // Where the live attempt runs, its leader first; empty while there is none. While it pauses or
+  // stops: the workers that have yet to say that their trainer is dead.
+  std::vector<WorkerShare> placement;
   // Every worker that ever held an attempt, in order of the first: where files of the job may lie.
   std::vector<std::string> workers;
   // Attempts that failed, all together.
@@ -177,6 +221,20 @@ struct JobRecord {
   int64_t update_micros = 0;
   // Rises with every change of the record: the etag.
   int64_t revision = 0;
+  // Failed attempts by FailureClass's number, and the workers they failed on (the newest last),
+  // since the job last committed a step beyond every earlier one. The next attempt avoids these
+  // where it can.
+  std::vector<int32_t> class_failures;
+  std::vector<std::string> failed_workers;
+  int32_t preemptions = 0;
+  // How long it has to wait in the queue before its next attempt, from its return to the queue.
+  int64_t retry_delay_nanos = 0;
+  int64_t queued_clock_nanos = 0;   // submitted: from here it ages
+  int64_t attempt_clock_nanos = 0;  // the newest attempt got its slots
+  int64_t commit_clock_nanos = 0;   // the newest checkpoint was committed
+
+  // Worker of the live attempt's leader; empty while there is none.
+  std::string worker_id() const { return placement.empty() ? "" : placement.front().worker_id; }
 };
 
 bool operator==(const JobRecord& a, const JobRecord& b);  // documents by value
@@ -196,10 +254,10 @@ struct CheckpointRecord {
   friend bool operator==(const CheckpointRecord&, const CheckpointRecord&) = default;
 };
 
-// One state change, for audit; nibble.v1.JobEvent.
+// One change, for audit; nibble.v1.JobEvent. `before` equals `after` where something else changed.
 struct JobEventRecord {
   int64_t event_id = 0;  // rising over all jobs
-  std::string job_id;
+  std::string job_id;    // empty for an event of a worker
   int64_t attempt = 0;
   int64_t wall_micros = 0;
   std::string actor;  // "user", "scheduler", "worker:<id>"
@@ -207,29 +265,10 @@ struct JobEventRecord {
   JobState after = JobState::kUnspecified;
   JobReason reason = JobReason::kUnspecified;
   std::string message;
+  // What brought it about: "job:<id>", "worker:<id>", "failure:<class>"; empty for the actor alone.
+  std::string cause;
 
   friend bool operator==(const JobEventRecord&, const JobEventRecord&) = default;
-};
-
-// What a submission's idempotency key was answered with.
-struct IdempotencyRecord {
-  std::string key;
-  std::string job_id;
-  std::string fingerprint;
-
-  friend bool operator==(const IdempotencyRecord&, const IdempotencyRecord&) = default;
-};
-
-// Files of a deleted job that `worker_id` has yet to remove; an empty worker_id stands for the
-// daemon's own metrics and logs.
-struct PurgeRecord {
-  std::string job_id;
-  std::string worker_id;
-
-  friend bool operator==(const PurgeRecord&, const PurgeRecord&) = default;
-  friend bool operator<(const PurgeRecord& a, const PurgeRecord& b) {
-    return std::tie(a.job_id, a.worker_id) < std::tie(b.job_id, b.worker_id);
-  }
 };
 
 }  // namespace nibble::scheduler

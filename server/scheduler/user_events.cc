@@ -31,9 +31,16 @@ void Scheduler::Machine::Handle(const JobSubmitted& event) {
     return Fail(absl::StatusCode::kResourceExhausted, ErrorReason::kTooManyJobs,
                 absl::StrCat("there are ", jobs_.size(), " unfinished jobs, the most allowed"));
   }
-  if (document.slots < 1 || document.slots > kMaxSlotsOfWorker) {
+  if (document.slots < 1 || document.slots > kMaxSlotsOfJob) {
     return Fail(absl::StatusCode::kInvalidArgument, ErrorReason::kInvalidArgument,
-                absl::StrCat("slots is ", document.slots, "; allowed: 1 to ", kMaxSlotsOfWorker));
+                absl::StrCat("slots is ", document.slots, "; allowed: 1 to ", kMaxSlotsOfJob));
+  }
+  const int project = ProjectOf(document);
+  const int64_t max_jobs = shares_.options(project).max_jobs;
+  if (max_jobs > 0 && jobs_of_project_[project] >= max_jobs) {
+    return Fail(absl::StatusCode::kResourceExhausted, ErrorReason::kTooManyJobs,
+                absl::StrCat("project ", document.project, " has ", jobs_of_project_[project],
+                             " unfinished jobs, the most it may have"));
   }
   if (jobs_.count(event.job_id) != 0 || stored_job_ != nullptr) {
     return Fail(absl::StatusCode::kAlreadyExists, ErrorReason::kJobIdTaken,
@@ -45,6 +52,9 @@ void Scheduler::Machine::Handle(const JobSubmitted& event) {
   job.record.document = event.document;
   job.record.submit_sequence = ++last_submit_sequence_;
   job.record.create_micros = now_.wall_micros;
+  job.record.queued_clock_nanos = clock_nanos();
+  job.project = project;
+  ++jobs_of_project_[project];
   if (!document.request_key.empty()) {
     job_of_key_[document.request_key] = event.job_id;
     transaction_.keys.push_back({document.request_key, event.job_id, document.fingerprint});
@@ -75,13 +85,16 @@ void Scheduler::Machine::Handle(const CancelRequested& event) {
     case JobState::kStarting:
     case JobState::kRunning:
     case JobState::kPausing:
-      return Transition(
-          *job,
-          {JobState::kStopping, JobReason::kCancelRequested,
-           absl::StrCat("waits for worker ", job->record.worker_id, " to report the trainer dead")},
-          event.actor);
-    default:  // STOPPING: asked for already.
-      return;
+      return Transition(*job,
+                        {JobState::kStopping, JobReason::kCancelRequested,
+                         absl::StrCat("waits for worker ", job->record.worker_id(),
+                                      " to report the trainer dead")},
+                        event.actor);
+    default:  // STOPPING: asked for already, or its time is over.
+      if (job->record.reason == JobReason::kCancelRequested) return;
+      job->record.reason = JobReason::kCancelRequested;
+      return Note(*job, {JobState::kStopping, JobReason::kCancelRequested, "cancelled by request"},
+                  event.actor);
   }
 }
 
@@ -97,9 +110,19 @@ void Scheduler::Machine::Handle(const PauseRequested& event) {
     case JobState::kRunning:
       Transition(*job,
                  {JobState::kPausing, JobReason::kPauseRequested,
-                  absl::StrCat("waits for worker ", job->record.worker_id, " to checkpoint")},
+                  absl::StrCat("waits for worker ", job->record.worker_id(), " to checkpoint")},
                  event.actor);
       break;
+    case JobState::kPausing:
+      if (job->record.reason != JobReason::kPauseRequested) {
+        // It was to give its slots to others; now it stays paused afterwards.
+        job->record.reason = JobReason::kPauseRequested;
+        job->record.reason_message = "waits for its checkpoint";
+        Note(*job, {JobState::kPausing, JobReason::kPauseRequested, "paused by request"},
+             event.actor);
+        break;
+      }
+      [[fallthrough]];
     default:
       return Fail(absl::StatusCode::kFailedPrecondition, ErrorReason::kWrongState,
                   absl::StrCat("job ", event.job_id, " is ", JobStateName(job->record.state),
@@ -119,6 +142,39 @@ void Scheduler::Machine::Handle(const ResumeRequested& event) {
   Requeue(*job, {JobState::kQueued, JobReason::kResumeRequested, "resumed by request"},
           /*delay_nanos=*/0, event.actor);
   AnswerWithJob(event.job_id);
+}
+
+void Scheduler::Machine::Handle(const UpdateRequested& event) {
+  LiveJob* const job = FindLiveOrFail(event.job_id, "changed");
+  if (job == nullptr) return;
+  JobRecord& record = job->record;
+  if (event.revision != 0 && event.revision != record.revision) {
+    return Fail(absl::StatusCode::kAborted, ErrorReason::kEtagMismatch,
+                absl::StrCat("job ", event.job_id, " has changed: its etag is ", record.revision,
+                             ", not ", event.revision));
+  }
+  AnswerWithJob(event.job_id);
+  auto document = std::make_shared<JobDocument>(*record.document);
+  if (event.priority.has_value()) document->priority = *event.priority;
+  if (event.labels.has_value()) document->labels = *event.labels;
+  if (*document == *record.document) return;
+  std::string what;
+  if (document->priority != record.document->priority) {
+    what = absl::StrCat("priority ", record.document->priority, " -> ", document->priority);
+  }
+  if (document->labels != record.document->labels) {
+    absl::StrAppend(&what, what.empty() ? "" : ", ", "labels");
+  }
+  const bool queued = queue_.Contains(event.job_id);
+  const int64_t not_before = queued ? queue_.NotBefore(event.job_id) : 0;
+  const bool runs = record.state == JobState::kStarting || record.state == JobState::kRunning;
+  if (queued) RemoveFromQueue(event.job_id);
+  if (runs) CountRunning(*job, -1);
+  record.document = std::move(document);
+  if (runs) CountRunning(*job, 1);
+  if (queued) AddToQueue(*job, not_before);
+  transaction_.updated_documents.push_back(event.job_id);
+  Note(*job, {record.state, JobReason::kUpdated, what}, event.actor);
 }
 
 void Scheduler::Machine::Handle(const DeleteRequested& event) {

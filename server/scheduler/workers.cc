@@ -38,32 +38,44 @@ void Scheduler::Machine::Seen(WorkerState& worker) {
   UpdateSlots(worker.info.worker_id);
 }
 
+bool Scheduler::Machine::IsOpen(const WorkerState& worker) const {
+  if (!worker.registered || !worker.online) return false;
+  if (worker.closed_until_nanos > now_.monotonic_nanos) return false;
+  const auto record = worker_records_.find(worker.info.worker_id);
+  return record == worker_records_.end() || !record->second.drained;
+}
+
 void Scheduler::Machine::UpdateSlots(const std::string& worker_id) {
   const WorkerState& worker = workers_.at(worker_id);
   const ResourceTracker::WorkerSlots* const slots = tracker_.Find(worker_id);
   const int32_t used = slots == nullptr ? 0 : slots->used;
-  const bool open =
-      worker.registered && worker.online && worker.closed_until_nanos <= now_.monotonic_nanos;
-  NIBBLE_CHECK(tracker_.SetWorker(worker_id, std::max(worker.info.slots, used), open).ok());
+  const int32_t total = std::max(worker.info.slots, used);
+  const bool open = IsOpen(worker);
+  if (slots != nullptr && slots->total == total && slots->open == open) return;
+  NIBBLE_CHECK(tracker_.SetWorker(worker_id, total, open).ok());
+  capacities_.clear();
+  ++generation_;
 }
 
 void Scheduler::Machine::AddZombie(WorkerState& worker, const AttemptId& attempt) {
-  if (tracker_.Holds(attempt)) return;
+  const std::string& worker_id = worker.info.worker_id;
+  if (tracker_.Held(attempt, worker_id) > 0) return;
   // Known from before a restart of the daemon by nobody but the worker. What an ended job had held
   // is not known any more: at least one.
   const LiveJob* const job = FindLive(attempt.job_id);
-  const ResourceTracker::WorkerSlots& slots = *tracker_.Find(worker.info.worker_id);
+  const ResourceTracker::WorkerSlots& slots = *tracker_.Find(worker_id);
   const int32_t held =
       std::min(job == nullptr ? 1 : job->record.document->slots, slots.total - slots.used);
   if (held < 1) return;
-  NIBBLE_CHECK(tracker_.Reserve(attempt, worker.info.worker_id, held).ok());
+  NIBBLE_CHECK(tracker_.Reserve(attempt, worker_id, held).ok());
   worker.zombies.insert(attempt);
 }
 
 void Scheduler::Machine::FreeZombie(WorkerState& worker, const AttemptId& attempt) {
   if (worker.zombies.erase(attempt) == 0) return;
-  NIBBLE_CHECK(tracker_.Release(attempt).ok());
+  NIBBLE_CHECK(tracker_.Release(attempt, worker.info.worker_id).ok());
   UpdateSlots(worker.info.worker_id);
+  ++generation_;
 }
 
 void Scheduler::Machine::FreeZombiesNotIn(WorkerState& worker, const std::set<AttemptId>& alive) {
@@ -73,20 +85,23 @@ void Scheduler::Machine::FreeZombiesNotIn(WorkerState& worker, const std::set<At
   }
 }
 
-AssignmentsChanged Scheduler::Machine::AssignmentsOf(const std::string& worker_id) const {
+AssignmentsChanged Scheduler::Machine::AssignmentsOf(const std::string& worker_id) {
   AssignmentsChanged list;
   list.worker_id = worker_id;
   for (const auto& [attempt, slots] : tracker_.Find(worker_id)->holders) {
     const auto found = jobs_.find(attempt.job_id);
     if (found == jobs_.end()) continue;
-    const JobRecord& record = found->second.record;
+    JobRecord& record = found->second.record;
     if (!HasLiveAttempt(record.state) || record.attempt != attempt.attempt) continue;
+    if (ShareOn(record, worker_id) == nullptr) continue;
     Assignment assignment;
     assignment.attempt = attempt;
-    assignment.action = record.state == JobState::kPausing    ? AssignmentAction::kPause
-                        : record.state == JobState::kStopping ? AssignmentAction::kStop
-                                                              : AssignmentAction::kRun;
+    const bool stop = record.state == JobState::kStopping || found->second.pause_overdue;
+    assignment.action = stop                                 ? AssignmentAction::kStop
+                        : record.state == JobState::kPausing ? AssignmentAction::kPause
+                                                             : AssignmentAction::kRun;
     assignment.document = record.document;
+    assignment.placement = record.placement;
     if (!found->second.checkpoints.empty()) {
       assignment.resume_from = found->second.checkpoints.front();
     }
@@ -106,9 +121,9 @@ void Scheduler::Machine::ReleaseUnlisted(WorkerState& worker, const WorkerRegist
     LiveJob* const job = FindAttempt(event.worker_id, attempt);
     if (job == nullptr || running.count(attempt) != 0) continue;
     // The process that was given it still lives: it has yet to read its assignments, or to report.
-    if (job->record.worker_incarnation == event.incarnation) continue;
+    if (ShareOn(job->record, event.worker_id)->incarnation == event.incarnation) continue;
     // A trainer dies with its worker process, so the slots are free.
-    LoseAttempt(*job, Trainer::kDead,
+    LoseAttempt(*job, Trainer::kDead, event.worker_id,
                 {JobState::kQueued, JobReason::kWorkerLost,
                  absl::StrCat("worker ", event.worker_id, " was restarted during attempt ",
                               attempt.attempt)},
@@ -148,6 +163,10 @@ void Scheduler::Machine::Handle(const WorkerRegistered& event) {
   worker.info.device_name = event.device_name;
   worker.info.version = event.version;
   worker.info.slots = event.slots;
+  worker.info.slot_memory_bytes = event.slot_memory_bytes;
+  worker.info.labels = event.labels;
+  capacities_.clear();
+  ++generation_;
   Seen(worker);
 
   const std::set<AttemptId> running(event.running.begin(), event.running.end());
@@ -160,11 +179,12 @@ void Scheduler::Machine::Handle(const WorkerRegistered& event) {
       AddZombie(worker, attempt);
       continue;
     }
-    if (job->record.worker_incarnation != event.incarnation) {
-      job->record.worker_incarnation = event.incarnation;
+    WorkerShare* const share = ShareOn(job->record, event.worker_id);
+    if (share->incarnation != event.incarnation) {
+      share->incarnation = event.incarnation;
       Touch(*job);
     }
-    leases_.Renew(attempt.job_id, now_.monotonic_nanos,
+    leases_.Renew(LeaseKey(attempt.job_id, event.worker_id), now_.monotonic_nanos,
                   now_.monotonic_nanos + options_.lease_term_nanos);
     answer.adopted.push_back(attempt);
   }
@@ -193,7 +213,7 @@ void Scheduler::Machine::Handle(const LeasesRenewed& event) {
       answer.stale.push_back(attempt);
       continue;
     }
-    leases_.Renew(attempt.job_id, now_.monotonic_nanos,
+    leases_.Renew(LeaseKey(attempt.job_id, event.worker_id), now_.monotonic_nanos,
                   now_.monotonic_nanos + options_.lease_term_nanos);
     answer.renewed.push_back(attempt);
   }
@@ -207,20 +227,29 @@ void Scheduler::Machine::Handle(const LeasesRenewed& event) {
   reply_.answer = std::move(answer);
 }
 
+WorkerInfo Scheduler::Machine::InfoOf(const std::string& worker_id) const {
+  const WorkerState& worker = workers_.at(worker_id);
+  WorkerInfo info = worker.info;
+  info.online = worker.online;
+  const auto record = worker_records_.find(worker_id);
+  if (record != worker_records_.end()) {
+    info.drained = record->second.drained;
+    info.drain_reason = record->second.drain_reason;
+  }
+  const ResourceTracker::WorkerSlots* const slots = tracker_.Find(worker_id);
+  info.slots_used = slots->used;
+  for (const auto& [attempt, count] : slots->holders) {
+    if (info.job_ids.empty() || info.job_ids.back() != attempt.job_id) {
+      info.job_ids.push_back(attempt.job_id);
+    }
+  }
+  return info;
+}
+
 std::vector<WorkerInfo> Scheduler::Machine::Workers() const {
   std::vector<WorkerInfo> infos;
   for (const auto& [worker_id, worker] : workers_) {
-    if (!worker.registered) continue;
-    WorkerInfo info = worker.info;
-    info.online = worker.online;
-    const ResourceTracker::WorkerSlots* const slots = tracker_.Find(worker_id);
-    info.slots_used = slots->used;
-    for (const auto& [attempt, count] : slots->holders) {
-      if (info.job_ids.empty() || info.job_ids.back() != attempt.job_id) {
-        info.job_ids.push_back(attempt.job_id);
-      }
-    }
-    infos.push_back(std::move(info));
+    if (worker.registered) infos.push_back(InfoOf(worker_id));
   }
   return infos;
 }

@@ -36,6 +36,11 @@ absl::StatusOr<std::optional<scheduler::IdempotencyRecord>> ReadKey(SqliteDataba
                                                                     absl::string_view key);
 absl::StatusOr<std::vector<scheduler::PurgeRecord>> ReadPurges(SqliteDatabase& db,
                                                                std::vector<CorruptRow>& corrupt);
+// Damaged rows are left out and named in *corrupt.
+absl::StatusOr<std::vector<scheduler::WorkerRecord>> ReadWorkers(SqliteDatabase& db,
+                                                                 std::vector<CorruptRow>& corrupt);
+absl::StatusOr<std::vector<scheduler::ProjectUsage>> ReadUsages(SqliteDatabase& db,
+                                                                std::vector<CorruptRow>& corrupt);
 // The largest key the table ever had.
 absl::StatusOr<int64_t> LastKey(SqliteDatabase& db, absl::string_view table);
 absl::StatusOr<std::array<int64_t, 10>> CountByState(SqliteDatabase& db);

@@ -36,6 +36,9 @@ absl::StatusOr<JobRecord> JobOfRow(const SqliteStatement& row) {
       static_cast<int64_t>(job.state) != state) {
     return CorruptRowError("jobs", job_id);
   }
+  for (scheduler::WorkerShare& share : job.placement) {
+    if (share.slots == 0) share.slots = decoded.slots;  // of version 1: all on one worker
+  }
   job.document = std::make_shared<const JobDocument>(std::move(decoded));
   return job;
 }
@@ -192,6 +195,42 @@ absl::StatusOr<std::vector<PurgeRecord>> ReadPurges(SqliteDatabase& db,
       continue;
     }
     purges.push_back(std::move(purge));
+  }
+}
+
+absl::StatusOr<std::vector<scheduler::WorkerRecord>> ReadWorkers(SqliteDatabase& db,
+                                                                 std::vector<CorruptRow>& corrupt) {
+  SqliteStatement select = db.Prepare("SELECT worker_id, record, crc FROM workers");
+  std::vector<scheduler::WorkerRecord> workers;
+  while (true) {
+    NIBBLE_ASSIGN_OR_RETURN(const bool found, select.Step());
+    if (!found) return workers;
+    const std::string worker_id(select.Text(0));
+    const absl::string_view record = select.Blob(1);
+    absl::StatusOr<scheduler::WorkerRecord> worker = DecodeWorker(record);
+    if (RowCrc("workers").Add(worker_id).Add(record).value() != select.Int(2) || !worker.ok()) {
+      corrupt.push_back({"workers", worker_id});
+      continue;
+    }
+    workers.push_back(*std::move(worker));
+  }
+}
+
+absl::StatusOr<std::vector<scheduler::ProjectUsage>> ReadUsages(SqliteDatabase& db,
+                                                                std::vector<CorruptRow>& corrupt) {
+  SqliteStatement select = db.Prepare("SELECT project, record, crc FROM project_usage");
+  std::vector<scheduler::ProjectUsage> usages;
+  while (true) {
+    NIBBLE_ASSIGN_OR_RETURN(const bool found, select.Step());
+    if (!found) return usages;
+    const std::string project(select.Text(0));
+    const absl::string_view record = select.Blob(1);
+    absl::StatusOr<scheduler::ProjectUsage> usage = DecodeUsage(record);
+    if (RowCrc("project_usage").Add(project).Add(record).value() != select.Int(2) || !usage.ok()) {
+      corrupt.push_back({"project_usage", project});
+      continue;
+    }
+    usages.push_back(*std::move(usage));
   }
 }
 

@@ -19,11 +19,13 @@ using scheduler::PurgeRecord;
 
 absl::Status WriteDocument(SqliteDatabase& db, const JobRecord& job) {
   const std::string document = EncodeDocument(*job.document);
-  SqliteStatement insert =
-      db.Prepare("INSERT INTO job_documents (submit_sequence, document, crc) VALUES (?1, ?2, ?3)");
+  SqliteStatement insert = db.Prepare(
+      "INSERT OR REPLACE INTO job_documents (submit_sequence, document, crc) VALUES (?1, ?2, ?3)");
   insert.Bind(1, job.submit_sequence).BindBlob(2, document);
   insert.Bind(3, RowCrc("job_documents").Add(job.submit_sequence).Add(document).value());
   NIBBLE_RETURN_IF_ERROR(insert.Run());
+  SqliteStatement forget = db.Prepare("DELETE FROM job_labels WHERE submit_sequence = ?1");
+  NIBBLE_RETURN_IF_ERROR(forget.Bind(1, job.submit_sequence).Run());
   for (const auto& [key, value] : job.document->labels) {
     SqliteStatement label =
         db.Prepare("INSERT INTO job_labels (key, value, submit_sequence) VALUES (?1, ?2, ?3)");
@@ -121,6 +123,24 @@ absl::Status DeleteJobRows(SqliteDatabase& db, const std::string& job_id, StateD
   return absl::OkStatus();
 }
 
+absl::Status WriteWorker(SqliteDatabase& db, const scheduler::WorkerRecord& worker) {
+  const std::string record = EncodeWorker(worker);
+  SqliteStatement put =
+      db.Prepare("INSERT OR REPLACE INTO workers (worker_id, record, crc) VALUES (?1, ?2, ?3)");
+  put.Bind(1, worker.worker_id).BindBlob(2, record);
+  put.Bind(3, RowCrc("workers").Add(worker.worker_id).Add(record).value());
+  return put.Run();
+}
+
+absl::Status WriteUsage(SqliteDatabase& db, const scheduler::ProjectUsage& usage) {
+  const std::string record = EncodeUsage(usage);
+  SqliteStatement put =
+      db.Prepare("INSERT OR REPLACE INTO project_usage (project, record, crc) VALUES (?1, ?2, ?3)");
+  put.Bind(1, usage.project).BindBlob(2, record);
+  put.Bind(3, RowCrc("project_usage").Add(usage.project).Add(record).value());
+  return put.Run();
+}
+
 absl::Status WritePurge(SqliteDatabase& db, const PurgeRecord& purge) {
   SqliteStatement put =
       db.Prepare("INSERT OR REPLACE INTO purges (job_id, worker_id, crc) VALUES (?1, ?2, ?3)");
@@ -137,6 +157,10 @@ absl::Status WriteTransaction(SqliteDatabase& db, const scheduler::Transaction& 
   std::map<absl::string_view, const JobRecord*> newest;
   for (const JobRecord& job : t.jobs) newest[job.job_id] = &job;
   for (const auto& [job_id, job] : newest) NIBBLE_RETURN_IF_ERROR(WriteJob(db, *job, deltas));
+  for (const std::string& job_id : t.updated_documents) {
+    const auto job = newest.find(job_id);
+    if (job != newest.end()) NIBBLE_RETURN_IF_ERROR(WriteDocument(db, *job->second));
+  }
   for (const JobEventRecord& event : t.events) NIBBLE_RETURN_IF_ERROR(WriteEvent(db, event));
   for (const CheckpointRecord& c : t.checkpoints) NIBBLE_RETURN_IF_ERROR(WriteCheckpoint(db, c));
   for (const CheckpointRecord& c : t.removed_checkpoints) {
@@ -152,6 +176,12 @@ absl::Status WriteTransaction(SqliteDatabase& db, const scheduler::Transaction& 
     SqliteStatement remove = db.Prepare("DELETE FROM purges WHERE job_id = ?1 AND worker_id = ?2");
     NIBBLE_RETURN_IF_ERROR(remove.Bind(1, purge.job_id).Bind(2, purge.worker_id).Run());
   }
+  for (const auto& worker : t.workers) NIBBLE_RETURN_IF_ERROR(WriteWorker(db, worker));
+  for (const std::string& worker_id : t.removed_workers) {
+    SqliteStatement remove = db.Prepare("DELETE FROM workers WHERE worker_id = ?1");
+    NIBBLE_RETURN_IF_ERROR(remove.Bind(1, absl::string_view(worker_id)).Run());
+  }
+  for (const auto& usage : t.usages) NIBBLE_RETURN_IF_ERROR(WriteUsage(db, usage));
   return absl::OkStatus();
 }
 

@@ -41,6 +41,9 @@ class MemoryStore : public Store {
     for (const std::string& job_id : t.deleted_jobs) DeleteJob(job_id);
     purges_.insert(t.purges.begin(), t.purges.end());
     for (const PurgeRecord& purge : t.finished_purges) purges_.erase(purge);
+    for (const auto& worker : t.workers) workers_[worker.worker_id] = worker;
+    for (const std::string& worker_id : t.removed_workers) workers_.erase(worker_id);
+    for (const auto& usage : t.usages) usages_[usage.project] = usage;
     return absl::OkStatus();
   }
 
@@ -103,6 +106,8 @@ class MemoryStore : public Store {
       state.recovered.jobs.push_back({job, CheckpointsOf(job.job_id)});
     }
     state.recovered.purges.assign(purges_.begin(), purges_.end());
+    for (const auto& [id, worker] : workers_) state.recovered.workers.push_back(worker);
+    for (const auto& [project, usage] : usages_) state.recovered.usages.push_back(usage);
     state.recovered.last_event_id = last_event_id_;
     state.recovered.last_submit_sequence = last_submit_sequence_;
     return state;
@@ -155,6 +160,8 @@ class MemoryStore : public Store {
       GUARDED_BY(mutex_);
   std::map<std::string, IdempotencyRecord, std::less<>> keys_ GUARDED_BY(mutex_);
   std::set<PurgeRecord> purges_ GUARDED_BY(mutex_);
+  std::map<std::string, scheduler::WorkerRecord> workers_ GUARDED_BY(mutex_);
+  std::map<std::string, scheduler::ProjectUsage> usages_ GUARDED_BY(mutex_);
   std::array<int64_t, 10> counts_ GUARDED_BY(mutex_) = {};
   int64_t last_event_id_ GUARDED_BY(mutex_) = 0;
   int64_t last_submit_sequence_ GUARDED_BY(mutex_) = 0;

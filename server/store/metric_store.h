@@ -138,6 +138,10 @@ class MetricStore {
 
   // Everything of a job. OK where there is nothing.
   virtual absl::Status DeleteJob(absl::string_view job_id) = 0;
+  // As Store::BackUp.
+  virtual absl::Status BackUp(const std::string& path) {
+    return absl::UnimplementedError(path + ": there is no file to copy");
+  }
 };
 
 }  // namespace nibble::store

@@ -83,12 +83,17 @@ std::string EncodeJob(const scheduler::JobRecord& job);
 std::string EncodeDocument(const scheduler::JobDocument& document);
 std::string EncodeEvent(const scheduler::JobEventRecord& event);
 std::string EncodeCheckpoint(const scheduler::CheckpointRecord& checkpoint);
+std::string EncodeWorker(const scheduler::WorkerRecord& worker);
+std::string EncodeUsage(const scheduler::ProjectUsage& usage);
 
-// DATA_LOSS where the bytes are not such a record.
+// Of this version or an earlier one. DATA_LOSS where the bytes are not such a record. A job of
+// version 1 has a placement without slots: they are those of its document.
 absl::StatusOr<scheduler::JobRecord> DecodeJob(absl::string_view data);
 absl::StatusOr<scheduler::JobDocument> DecodeDocument(absl::string_view data);
 absl::StatusOr<scheduler::JobEventRecord> DecodeEvent(absl::string_view data);
 absl::StatusOr<scheduler::CheckpointRecord> DecodeCheckpoint(absl::string_view data);
+absl::StatusOr<scheduler::WorkerRecord> DecodeWorker(absl::string_view data);
+absl::StatusOr<scheduler::ProjectUsage> DecodeUsage(absl::string_view data);
 
 }  // namespace nibble::store
 

@@ -106,6 +106,9 @@ absl::StatusOr<std::unique_ptr<SqliteDatabase>> SqliteDatabase::Open(const std::
                                                                      const Options& options,
                                                                      const Migrations& migrations) {
   sqlite3* handle = nullptr;
+  if (options.existing_only && !FileExists(path)) {
+    return absl::NotFoundError(absl::StrCat(path, " does not exist"));
+  }
   const int code = sqlite3_open_v2(path.c_str(), &handle,
                                    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                                    options.vfs.empty() ? nullptr : options.vfs.c_str());
@@ -116,7 +119,7 @@ absl::StatusOr<std::unique_ptr<SqliteDatabase>> SqliteDatabase::Open(const std::
   sqlite3_extended_result_codes(handle, 1);
   NIBBLE_RETURN_IF_ERROR(database->Configure(options));
   NIBBLE_RETURN_IF_ERROR(database->CheckIdentity(options.application_id));
-  NIBBLE_RETURN_IF_ERROR(database->Migrate(migrations));
+  NIBBLE_RETURN_IF_ERROR(database->Migrate(migrations, options.existing_only));
   const size_t slash = path.rfind('/');
   NIBBLE_RETURN_IF_ERROR(FsyncDirectory(slash == std::string::npos ? "." : path.substr(0, slash)));
   return database;
@@ -181,13 +184,18 @@ absl::Status SqliteDatabase::CheckIdentity(int32_t application_id) {
   return absl::OkStatus();
 }
 
-absl::Status SqliteDatabase::Migrate(const Migrations& migrations) {
+absl::Status SqliteDatabase::Migrate(const Migrations& migrations, bool existing_only) {
   NIBBLE_ASSIGN_OR_RETURN(int64_t version, ReadPragma("PRAGMA user_version"));
   const int64_t newest = static_cast<int64_t>(migrations.size());
   if (version > newest) {
     return absl::FailedPreconditionError(
         absl::StrCat(path_, " has schema version ", version, ", written by a newer nibbled; this ",
                      "one knows up to ", newest, " and does not downgrade"));
+  }
+  if (existing_only && version < newest) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path_, " has schema version ", version, " of ", newest,
+                     ": start nibbled on it once, which brings it up to date"));
   }
   for (; version < newest; ++version) {
     NIBBLE_RETURN_IF_ERROR(Execute("BEGIN IMMEDIATE"));

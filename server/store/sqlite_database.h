@@ -62,6 +62,8 @@ class SqliteDatabase {
     Durability durability = Durability::kEveryCommit;
     // "application_id" of the file: tells the databases apart.
     int32_t application_id = 0;
+    // Neither creates nor migrates: NOT_FOUND, or FAILED_PRECONDITION for an older schema.
+    bool existing_only = false;
   };
 
   // See OpenSqliteStore for the errors.
@@ -84,6 +86,7 @@ class SqliteDatabase {
 
   // The error after which nothing may be written any more; OK before.
   const absl::Status& fatal() const { return fatal_; }
+  sqlite3* handle() { return handle_; }
   // Status for an SQLite result code; remembers fatal ones.
   absl::Status ErrorOf(int code, absl::string_view operation);
 
@@ -93,7 +96,7 @@ class SqliteDatabase {
 
   absl::Status Configure(const Options& options);
   absl::Status CheckIdentity(int32_t application_id);
-  absl::Status Migrate(const Migrations& migrations);
+  absl::Status Migrate(const Migrations& migrations, bool existing_only);
   absl::Status Execute(const char* sql);
   absl::StatusOr<int64_t> ReadPragma(const char* sql);
 

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
+#include "server/store/backup.h"
 #include "server/store/database_thread.h"
 #include "server/store/job_filter.h"
 #include "server/store/metrics_tables.h"
@@ -9,8 +10,6 @@
 
 namespace nibble::store {
 namespace {
-
-constexpr int32_t kMetricsApplicationId = 0x6e69624d;  // "nibM"
 
 // Records read in one turn on the database's thread: a few milliseconds, between which others
 // write.
@@ -125,6 +124,8 @@ class SqliteMetricStore : public MetricStore {
     }
     return absl::OkStatus();
   }
+
+  absl::Status BackUp(const std::string& path) override { return BackUpDatabase(thread_, path); }
 
  private:
   DatabaseThread thread_;

@@ -5,6 +5,7 @@
 
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "server/store/backup.h"
 #include "server/store/database_thread.h"
 #include "server/store/job_filter.h"
 #include "server/store/jobs_tables.h"
@@ -15,8 +16,6 @@ namespace {
 using scheduler::CheckpointRecord;
 using scheduler::IdempotencyRecord;
 using scheduler::JobRecord;
-
-constexpr int32_t kJobsApplicationId = 0x6e69624a;  // "nibJ"
 
 // Rows looked at in one turn on the database's thread, so that a long list does not hold up
 // commits.
@@ -88,6 +87,8 @@ class SqliteStore : public Store {
     return counts_;
   }
 
+  absl::Status BackUp(const std::string& path) override { return BackUpDatabase(thread_, path); }
+
  private:
   template <typename T, typename F>
   absl::StatusOr<T> Read(const F& work) {
@@ -152,6 +153,8 @@ class SqliteStore : public Store {
       recovered.jobs.push_back({*std::move(job), *std::move(checkpoints)});
     }
     NIBBLE_ASSIGN_OR_RETURN(recovered.purges, ReadPurges(db, state.corrupt));
+    NIBBLE_ASSIGN_OR_RETURN(recovered.workers, ReadWorkers(db, state.corrupt));
+    NIBBLE_ASSIGN_OR_RETURN(recovered.usages, ReadUsages(db, state.corrupt));
     NIBBLE_ASSIGN_OR_RETURN(recovered.last_event_id, LastKey(db, "job_events"));
     NIBBLE_ASSIGN_OR_RETURN(recovered.last_submit_sequence, LastKey(db, "jobs"));
     return absl::OkStatus();

@@ -22,6 +22,10 @@ class CommitObserver {
   virtual void OnCommit(int64_t nanos, int64_t transactions) = 0;
 };
 
+// "application_id" of the two files: "nibJ", "nibM".
+inline constexpr int32_t kJobsApplicationId = 0x6e69624a;
+inline constexpr int32_t kMetricsApplicationId = 0x6e69624d;
+
 struct SqliteOptions {
   // Name of an SQLite VFS; empty for the system's. Tests inject faults there.
   std::string vfs;

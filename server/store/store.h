@@ -92,6 +92,11 @@ class Store {
   virtual absl::StatusOr<LiveState> LoadLive() = 0;
   // Jobs by JobState's number. Cheap: kept by counters, not counted.
   virtual absl::StatusOr<std::array<int64_t, 10>> CountJobs() = 0;
+  // Copies everything, as at one instant, to a new file. UNIMPLEMENTED for stores without files.
+  // See backup.h.
+  virtual absl::Status BackUp(const std::string& path) {
+    return absl::UnimplementedError(path + ": there is no file to copy");
+  }
 };
 
 }  // namespace nibble::store

@@ -116,12 +116,51 @@ TEST_P(StoreContractTest, ALaterRowReplacesTheEarlierOne) {
   PutJobs(1, 1);
   JobRecord job = MakeJob(1, JobState::kRunning);
   job.revision = 10;
-  job.worker_id = "w9";
+  job.placement = {{"w9", "i", 2}};
   Transaction transaction;
   transaction.jobs = {MakeJob(1, JobState::kStarting), job};  // two steps in one commit
   Put(transaction);
   ASSERT_OK_AND_ASSIGN(const JobRecord found, store().GetJob(JobId(1)));
   EXPECT_TRUE(found == job);
+}
+
+TEST_P(StoreContractTest, AnUpdatedDocumentReplacesLabelsToo) {
+  PutJobs(1, 3);
+  JobRecord job = MakeJob(2);
+  auto document = std::make_shared<scheduler::JobDocument>(*job.document);
+  document->priority = 99;
+  document->labels = {{"team", "new"}};
+  job.document = document;
+  job.revision = 10;
+  Transaction transaction;
+  transaction.jobs = {job};
+  transaction.updated_documents = {job.job_id};
+  Put(transaction);
+  ASSERT_OK_AND_ASSIGN(const JobRecord found, store().GetJob(JobId(2)));
+  EXPECT_TRUE(found == job);
+  JobQuery query;
+  query.labels = {{"team", "new"}};
+  EXPECT_THAT(Listed(query), ElementsAre(2));
+  query.labels = {{"all", "yes"}};
+  EXPECT_THAT(Listed(query), ElementsAre(3, 1));
+}
+
+TEST_P(StoreContractTest, WorkersAndUsagesAreKeptUntilTheyAreRemoved) {
+  const scheduler::WorkerRecord drained{"w1", true, "why", "ann", 5, {"j-1", "j-2"}};
+  Transaction transaction;
+  transaction.workers = {{"w1", false, "", "", 0, {"j-1"}}, drained, {"w2", true, "", "", 0, {}}};
+  transaction.usages = {{"lab", 1.5, 7}, {"lab", 2.5, 8}, {"default", 0.25, 8}};
+  Put(transaction);
+  ASSERT_OK_AND_ASSIGN(LiveState state, store().LoadLive());
+  EXPECT_THAT(state.recovered.workers,
+              ElementsAre(drained, scheduler::WorkerRecord{"w2", true, "", "", 0, {}}));
+  EXPECT_THAT(state.recovered.usages, ElementsAre(scheduler::ProjectUsage{"default", 0.25, 8},
+                                                  scheduler::ProjectUsage{"lab", 2.5, 8}));
+  Transaction removal;
+  removal.removed_workers = {"w1"};
+  Put(removal);
+  ASSERT_OK_AND_ASSIGN(state, store().LoadLive());
+  EXPECT_EQ(state.recovered.workers.size(), 1u);
 }
 
 TEST_P(StoreContractTest, ListsNewestFirstInPagesWithoutGapOrRepeat) {

@@ -31,6 +31,10 @@ inline scheduler::JobRecord MakeJob(int64_t sequence,
   document->parameters = 123456789012;
   document->request_key = absl::StrCat("key-", sequence);
   document->fingerprint = "fingerprint";
+  document->project = "lab";
+  document->max_run_nanos = 3'600'000'000'000;
+  document->preemptible = false;
+  document->constraints = {"cuda", int64_t{1} << 36, {{"zone", "a"}}};
   scheduler::JobRecord job;
   job.job_id = JobId(sequence);
   job.document = document;
@@ -39,8 +43,7 @@ inline scheduler::JobRecord MakeJob(int64_t sequence,
   job.reason = scheduler::JobReason::kTrainerFailed;
   job.reason_message = "a sentence";
   job.attempt = 5;
-  job.worker_id = "w1";
-  job.worker_incarnation = "i1";
+  job.placement = {{"w1", "i1", 1}, {"w2", "i2", 1}};
   job.workers = {"w0", "w1"};
   job.failures = 2;
   job.failures_without_progress = 1;
@@ -50,13 +53,21 @@ inline scheduler::JobRecord MakeJob(int64_t sequence,
   job.reported_status = scheduler::AttemptStatus::kFailed;
   job.committed_step = 300;
   if (state == scheduler::JobState::kSucceeded) {
-    job.result = scheduler::TrainingResult{10, 640, 1.5, 1.25, 2.0, 12345.5, "abc"};
+    job.result = scheduler::TrainingResult{10,  640,     1.5,   1.25,
+                                           2.0, 12345.5, "abc", {{"step_seconds_p50", 0.25}}};
   }
   job.create_micros = 1'700'000'000'000'000;
   job.start_micros = job.create_micros + 1;
   job.end_micros = job.create_micros + 2;
   job.update_micros = job.create_micros + 3;
   job.revision = 9;
+  job.class_failures = {0, 0, 1, 0, 0, 1, 0, 0, 0};
+  job.failed_workers = {"w0"};
+  job.preemptions = 6;
+  job.retry_delay_nanos = 500'000'000;
+  job.queued_clock_nanos = 11;
+  job.attempt_clock_nanos = 12;
+  job.commit_clock_nanos = 13;
   return job;
 }
 
@@ -71,6 +82,7 @@ inline scheduler::JobEventRecord MakeEvent(int64_t event_id, const std::string& 
   event.after = scheduler::JobState::kStarting;
   event.reason = scheduler::JobReason::kSlotsAssigned;
   event.message = "why";
+  event.cause = "job:j-1";
   return event;
 }
 

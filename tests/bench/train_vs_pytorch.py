@@ -18,9 +18,9 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BIN = ROOT / "build" / "release" / "bin"
-VENV = ROOT / "build" / "bench-venv"
+import bench_peer
+
+BIN = bench_peer.BUILD / "bin"
 PEER = pathlib.Path(__file__).with_name("pytorch_llama.py")
 
 ROWS = {
@@ -33,19 +33,8 @@ ROWS = {
                  sequence_length=256, batch_size=4),
 }
 LEARNING_RATE = 1e-3
-PEER_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "MALLOC_TRIM_THRESHOLD_": "100000000000",
-                    "MALLOC_MMAP_THRESHOLD_": "100000000000"}
 # Two runs with different initial weights differ by this much in the loss of the last ten steps.
 LOSS_AGREEMENT = 0.05
-
-
-def peer_python():
-    python = VENV / "bin" / "python"
-    if not python.exists():
-        print("installing PyTorch into", VENV, file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-        subprocess.run([VENV / "bin" / "pip", "install", "-q", "torch", "numpy"], check=True)
-    return python
 
 
 def trial_speed(row, text, dtype, threads):
@@ -60,10 +49,10 @@ def trial_speed(row, text, dtype, threads):
 def run_peer(row, text, dtype, steps, threads, timeout=None):
     flags = [f"--{k}={v}" for k, v in row.items()]
     out = subprocess.run(
-        [peer_python(), PEER, *flags, f"--steps={steps}", f"--threads={threads}", f"--text={text}",
+        [bench_peer.python(), PEER, *flags, f"--steps={steps}", f"--threads={threads}", f"--text={text}",
          f"--dtype={dtype}", f"--learning_rate={LEARNING_RATE}"],
         check=True, capture_output=True, text=True, timeout=timeout,
-        env={**os.environ, **PEER_ENVIRONMENT}).stdout
+        env={**os.environ, **bench_peer.ENVIRONMENT}).stdout
     return json.loads(out.splitlines()[-1])
 
 

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """kill -9 of trainer, worker and daemon at random instants: nothing acknowledged is lost, every step
 is recorded once, and the weights are those of an undisturbed run.
+
+Seen red with a data position one step too far after a checkpoint is loaded (the next checkpoint is
+refused as one that cannot be).
 """
 import os
 import random

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""A real Prometheus scrapes a real run: what the daemon exposes parses, and its queries have answers."""
+"""A real Prometheus scrapes a real run: what the daemon exposes parses, and its queries have answers.
+
+Seen red without the gauge of the learning rate.
+"""
 import json
 import shutil
 import socket

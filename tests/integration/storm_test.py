@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Eight clients submit while the daemon is killed and restarted: every acknowledged job exists, none
-twice, and the jobs end.
+twice, and the jobs end. Seen red with request_id ignored.
 """
 import json
 import os

@@ -1,9 +1,10 @@
 // Load for the daemon: CLIENTS threads submit JOBS jobs between them, each with a request_id of its
-// own and repeated until it is acknowledged, and print "request_id job_id" for every one. The
-// daemon may be killed and restarted meanwhile.
+// own and repeated until it is acknowledged, and print "request_id job_id" for every one. Every
+// fourth is submitted once more after that. The daemon may be killed and restarted meanwhile.
+// Fails where a job was refused or a request made two.
 //   submit_storm ADDRESS CLIENTS JOBS SPEC.textproto
-#include <grpcpp/grpcpp.h>
 #include <google/protobuf/text_format.h>
+#include <grpcpp/grpcpp.h>
 
 #include <atomic>
 #include <chrono>
@@ -21,6 +22,7 @@ namespace nibble {
 namespace {
 
 constexpr auto kPatience = std::chrono::seconds(60);
+constexpr int kRepeatEvery = 4;
 
 // The job id, or empty where a job was refused or the patience ran out.
 std::string SubmitUntilAcknowledged(v1::TrainingService::Stub& stub,
@@ -72,6 +74,11 @@ int Run(const std::string& address, int clients, int jobs, const std::string& sp
         if (id.empty()) {
           ++failed;
           continue;
+        }
+        // As where an acknowledgement was lost: the same request again gives the same job.
+        if (i % kRepeatEvery == 0 && SubmitUntilAcknowledged(*stub, request) != id) {
+          std::fprintf(stderr, "%s made two jobs\n", request.request_id().c_str());
+          ++failed;
         }
         MutexLock lock(output);
         std::printf("%s %s\n", request.request_id().c_str(), id.c_str());

@@ -18,8 +18,15 @@ struct Case {
 const Case kCases[] = {{1, 1, 1},     {1, 16, 2},    {5, 7, 3},      {33, 20, 17},  {130, 24, 256},
                        {129, 8, 257}, {20, 16, 511}, {40, 10, 4099}, {3, 520, 130}, {2, 4, 9000}};
 
+// Options of the objective.
+struct Options {
+  float softcap = 0;
+  float z_loss = 0;
+  bool row_scales = false;
+};
+
 struct Values {
-  std::vector<float> x, weight, d_weight;
+  std::vector<float> x, weight, d_weight, row_scales;
   std::vector<int32_t> targets;
 };
 
@@ -31,17 +38,22 @@ Values MakeValues(const Case& c, DType dtype) {
   values.d_weight = inputs.Normal(DType::kF32, c.vocabulary * c.features);
   values.targets = inputs.Integers(c.rows, 0, static_cast<int32_t>(c.vocabulary) - 1);
   for (int64_t n = 2; n < c.rows; n += 5) values.targets[n] = -1;
+  for (int64_t n = 0; n < c.rows; ++n)
+    values.row_scales.push_back(0.25f * static_cast<float>(n % 7));
   return values;
 }
 
 constexpr float kLossScale = 0.25f;
 
-// losses; with `backward` d_x and d_weight as well.
-Outputs RunHead(Backend& backend, const Case& c, DType dtype, const Values& values, bool backward) {
+// losses and log sum exp; with `backward` d_x and d_weight before that.
+Outputs RunHead(Backend& backend, const Case& c, DType dtype, const Values& values, bool backward,
+                const Options& options = {}) {
   Tensor x(backend, dtype, c.rows, c.features, values.x);
   Tensor weight(backend, dtype, c.vocabulary, c.features, values.weight);
   Tensor targets(backend, values.targets);
   Tensor losses(backend, DType::kF32, c.rows, 1);
+  Tensor log_sum_exp(backend, DType::kF32, c.rows, 1);
+  Tensor row_scales(backend, DType::kF32, c.rows, 1, values.row_scales);
   Tensor d_x(backend, dtype, c.rows, c.features);
   Tensor d_weight(backend, DType::kF32, c.vocabulary, c.features, values.d_weight);
   LmHeadArgs args{};
@@ -49,6 +61,10 @@ Outputs RunHead(Backend& backend, const Case& c, DType dtype, const Values& valu
   args.weight = weight.operand();
   args.targets = targets.i32();
   args.losses = losses.f32();
+  args.log_sum_exp = log_sum_exp.f32();
+  args.logit_softcap = options.softcap;
+  args.z_loss = options.z_loss;
+  if (options.row_scales) args.row_scales = row_scales.f32();
   args.loss_scale = kLossScale;
   if (backward) {
     args.d_x = d_x.matrix();
@@ -58,15 +74,19 @@ Outputs RunHead(Backend& backend, const Case& c, DType dtype, const Values& valu
   x.ExpectUnchanged();
   weight.ExpectUnchanged();
   targets.ExpectUnchanged();
-  if (backward) return {losses.Read(), d_x.Read(), d_weight.Read()};
+  row_scales.ExpectUnchanged();
+  if (backward) return {losses.Read(), d_x.Read(), d_weight.Read(), log_sum_exp.Read()};
   d_weight.ExpectUnchanged();
-  return {losses.Read()};
+  return {losses.Read(), log_sum_exp.Read()};
 }
 
-std::vector<double> LossesInFp64(const Case& c, const std::vector<double>& x,
-                                 const std::vector<double>& weight,
-                                 const std::vector<int32_t>& targets) {
-  std::vector<double> losses;
+struct HeadInFp64 {
+  std::vector<double> losses, log_sum_exp;
+};
+
+HeadInFp64 InFp64(const Case& c, const std::vector<double>& x, const std::vector<double>& weight,
+                  const std::vector<int32_t>& targets, double softcap = 0) {
+  HeadInFp64 head;
   for (int64_t n = 0; n < c.rows; ++n) {
     std::vector<double> logits(c.vocabulary, 0.0);
     double max = -INFINITY;
@@ -74,13 +94,16 @@ std::vector<double> LossesInFp64(const Case& c, const std::vector<double>& x,
       for (int64_t i = 0; i < c.features; ++i) {
         logits[v] += x[n * c.features + i] * weight[v * c.features + i];
       }
+      if (softcap != 0) logits[v] = softcap * std::tanh(logits[v] / softcap);
       max = std::fmax(max, logits[v]);
     }
     double sum = 0;
     for (const double logit : logits) sum += std::exp(logit - max);
-    losses.push_back(targets[n] < 0 ? 0 : max + std::log(sum) - logits[targets[n]]);
+    const bool counts = targets[n] >= 0;
+    head.log_sum_exp.push_back(counts ? max + std::log(sum) : 0);
+    head.losses.push_back(counts ? max + std::log(sum) - logits[targets[n]] : 0);
   }
-  return losses;
+  return head;
 }
 
 class LmHeadTest : public ::testing::TestWithParam<std::tuple<const char*, DType>> {
@@ -93,11 +116,17 @@ class LmHeadTest : public ::testing::TestWithParam<std::tuple<const char*, DType
 TEST_P(LmHeadTest, LossesAreThoseOfFp64) {
   for (const Case& c : kCases) {
     const Values values = MakeValues(c, dtype_);
-    const auto want = LossesInFp64(c, Widen(values.x), Widen(values.weight), values.targets);
-    for (const bool backward : {false, true}) {
-      const Outputs got = RunHead(*backend_, c, dtype_, values, backward);
-      // Logits up to about 80, summed in FP32.
-      ExpectRounded(got[0], want, DType::kF32, 2e-5);
+    for (const float softcap : {0.0f, 5.0f, 30.0f}) {
+      const HeadInFp64 want =
+          InFp64(c, Widen(values.x), Widen(values.weight), values.targets, softcap);
+      for (const bool backward : {false, true}) {
+        // Of these options only the cap changes losses.
+        const Options options{softcap, backward ? 1e-3f : 0, backward};
+        const Outputs got = RunHead(*backend_, c, dtype_, values, backward, options);
+        // Logits up to about 80, summed in FP32.
+        ExpectRounded(got[0], want.losses, DType::kF32, 2e-5);
+        ExpectRounded(got.back(), want.log_sum_exp, DType::kF32, 2e-5);
+      }
     }
   }
 }
@@ -109,23 +138,33 @@ class LmHeadGradientTest : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<Backend> backend_ = MakeBackend(GetParam());
 };
 
-// Seen red without the one-hot term, without loss_scale, and with d_weight overwritten.
+// Seen red without the one-hot term, without loss_scale, and with d_weight overwritten; without the
+// cap's derivative, also at the target alone; with z_loss times z instead of twice that; with
+// row_scales left out of the one-hot term.
 TEST_P(LmHeadGradientTest, GradientIsThatOfFiniteDifferences) {
+  const Options kinds[] = {{}, {0, 0.01f, false}, {3, 0, false}, {0, 0, true}, {3, 0.01f, true}};
   for (const Case& c : {Case{5, 7, 3}, Case{3, 18, 21}, Case{2, 3, 300}}) {
     const Values values = MakeValues(c, dtype_);
-    const auto loss = [&](const std::vector<double>& x, const std::vector<double>& weight) {
-      double sum = 0;
-      for (const double value : LossesInFp64(c, x, weight, values.targets)) sum += value;
-      return sum * kLossScale;
-    };
-    const auto d_x = NumericGradient([&](const auto& x) { return loss(x, Widen(values.weight)); },
-                                     Widen(values.x));
-    auto d_weight = NumericGradient([&](const auto& w) { return loss(Widen(values.x), w); },
-                                    Widen(values.weight));
-    for (size_t i = 0; i < d_weight.size(); ++i) d_weight[i] += values.d_weight[i];
-    const Outputs got = RunHead(*backend_, c, dtype_, values, true);
-    ExpectRounded(got[1], d_x, DType::kF32, 5e-6);
-    ExpectRounded(got[2], d_weight, DType::kF32, 5e-6);
+    for (const Options& options : kinds) {
+      const auto loss = [&](const std::vector<double>& x, const std::vector<double>& weight) {
+        const HeadInFp64 head = InFp64(c, x, weight, values.targets, options.softcap);
+        double sum = 0;
+        for (int64_t n = 0; n < c.rows; ++n) {
+          const double term =
+              head.losses[n] + options.z_loss * head.log_sum_exp[n] * head.log_sum_exp[n];
+          sum += term * (options.row_scales ? values.row_scales[n] : 1);
+        }
+        return sum * kLossScale;
+      };
+      const auto d_x = NumericGradient([&](const auto& x) { return loss(x, Widen(values.weight)); },
+                                       Widen(values.x));
+      auto d_weight = NumericGradient([&](const auto& w) { return loss(Widen(values.x), w); },
+                                      Widen(values.weight));
+      for (size_t i = 0; i < d_weight.size(); ++i) d_weight[i] += values.d_weight[i];
+      const Outputs got = RunHead(*backend_, c, dtype_, values, true, options);
+      ExpectRounded(got[1], d_x, DType::kF32, 1e-5);
+      ExpectRounded(got[2], d_weight, DType::kF32, 1e-5);
+    }
   }
 }
 
@@ -133,10 +172,22 @@ TEST_P(LmHeadGradientTest, GradientIsThatOfFiniteDifferences) {
 TEST_P(LmHeadTest, HugeLogitsAreStable) {
   const Case c{40, 16, 600, 1000};  // logits of about +-10,000
   Values values = MakeValues(c, dtype_);
-  const auto want = LossesInFp64(c, Widen(values.x), Widen(values.weight), values.targets);
+  const auto want = InFp64(c, Widen(values.x), Widen(values.weight), values.targets).losses;
   const Outputs got = RunHead(*backend_, c, dtype_, values, true);
   // The logits themselves are FP32 sums of sixteen terms: some 5e-3 at 10,000.
   ExpectRounded(got[0], want, DType::kF32, 0.02);
+  for (const auto& output : got) {
+    for (const float value : output) ASSERT_TRUE(std::isfinite(value));
+  }
+}
+
+// Capped, they are all the same from afar.
+TEST_P(LmHeadTest, HugeLogitsUnderACap) {
+  const Case c{40, 16, 600, 1000};
+  Values values = MakeValues(c, dtype_);
+  const auto want = InFp64(c, Widen(values.x), Widen(values.weight), values.targets, 30).losses;
+  const Outputs got = RunHead(*backend_, c, dtype_, values, true, {30, 1e-4f, true});
+  ExpectRounded(got[0], want, DType::kF32, 2e-5);
   for (const auto& output : got) {
     for (const float value : output) ASSERT_TRUE(std::isfinite(value));
   }
@@ -171,13 +222,15 @@ TEST(LmHeadCpu, BackwardAgreesWithReference) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const Case& c : kCases) {
       const Values values = MakeValues(c, dtype);
-      const Outputs got = RunHead(*cpu, c, dtype, values, true);
-      const Outputs want = RunHead(*reference, c, dtype, values, true);
-      // In BF16 a gradient near a rounding boundary may fall to its other side: one part in 256 of
-      // a logit's gradient (at most loss_scale) in a few of the terms.
-      const double bound = dtype == DType::kBF16 ? 2 * kLossScale / 256 : 2e-5;
-      ExpectAdjacent(got[1], want[1], dtype, bound);
-      ExpectAdjacent(got[2], want[2], DType::kF32, bound);
+      for (const Options& options : {Options{}, Options{10, 1e-3f, true}}) {
+        const Outputs got = RunHead(*cpu, c, dtype, values, true, options);
+        const Outputs want = RunHead(*reference, c, dtype, values, true, options);
+        // In BF16 a gradient near a rounding boundary may fall to its other side: one part in 256
+        // of a logit's gradient (at most loss_scale, times a row's 1.5) in a few of the terms.
+        const double bound = dtype == DType::kBF16 ? 3 * kLossScale / 256 : 2e-5;
+        ExpectAdjacent(got[1], want[1], dtype, bound);
+        ExpectAdjacent(got[2], want[2], DType::kF32, bound);
+      }
     }
   }
 }
@@ -200,6 +253,9 @@ TEST(LmHeadCpu, BitsDoNotDependOnThreads) {
       const Values values = MakeValues(c, dtype);
       ExpectThreadInvariant(
           [&](Backend& backend) { return RunHead(backend, c, dtype, values, true); });
+      ExpectThreadInvariant([&](Backend& backend) {
+        return RunHead(backend, c, dtype, values, true, {10, 1e-3f, true});
+      });
     }
   }
 }

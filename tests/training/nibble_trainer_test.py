@@ -108,6 +108,7 @@ class NibbleTrainerTest(unittest.TestCase):
             names = ["step", "tokens", "loss", "learning_rate", "grad_norm", "step_seconds"]
             if row["step"] in (15, 30, STEPS):
                 names += ["validation_loss", "validation_bits_per_byte"]
+            names.append("epoch")
             self.assertEqual(list(row), names)
             self.assertEqual(row["tokens"], row["step"] * 128)
         self.assertRegex(self.expected["digest"], "^[0-9a-f]{64}$")
@@ -131,6 +132,55 @@ class NibbleTrainerTest(unittest.TestCase):
         (self.out / "result.json").unlink()
         self.run_to_end(self.out)
         self.check_same_as_expected(self.out)
+
+    def mixture(self):
+        """llm.c and raw tokens beside the dataset, in two phases; boundaries masked."""
+        rng = random.Random(2)
+        tokens = [rng.randrange(256) for _ in range(3000)]
+        header = struct.pack("<3i", 20240520, 1, len(tokens)) + bytes(1012)
+        raw = struct.pack(f"<{len(tokens)}H", *tokens)
+        (self.root / "data" / "x_train.bin").write_bytes(header + raw)
+        (self.root / "data" / "y.raw").write_bytes(raw)
+        job = spec()
+        job["data"] = {"documents": "mask", "phases": [
+            {"share": 0.5, "sources": [{"path": "text"},
+                                       {"path": "x_train.bin", "weight": 0.25, "separator": 255}]},
+            {"share": 0.5, "sources": [{"path": "text", "weight": 3},
+                                       {"path": "y.raw", "format": "raw_u16", "separator": 255,
+                                        "sha256": hashlib.sha256(raw).hexdigest()}]}]}
+        return job
+
+    def test_a_mixture_in_phases_resumes_exactly(self):
+        job = self.mixture()
+        whole = self.run_to_end(self.root / "mixture", job=job)
+        # 160 samples: 64 and 16 of the first phase, 60 and 20 of the second.
+        self.assertEqual([source["tokens"] for source in whole["data"]], [124 * 32, 16 * 32, 20 * 32])
+        self.assertAlmostEqual(whole["data"][0]["epochs"], 124 / 624, places=9)
+        rows = self.rows(self.root / "mixture")
+        self.assertEqual(rows[19]["data/1/tokens"], 16 * 32)
+        self.assertEqual(rows[19]["data/2/tokens"], 0)
+        self.assertEqual(rows[-1]["data/2/tokens"], 20 * 32)
+        process = subprocess.Popen(self.command(self.out, job=job), stderr=subprocess.DEVNULL)
+        while not (self.out / "checkpoints" / "step-10").exists():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        again = self.run_to_end(self.out, job=job)
+        self.assertEqual(again["digest"], whole["digest"])
+        self.assertEqual(again["data"], whole["data"])
+
+    def test_damaged_sources_are_refused(self):
+        job = self.mixture()
+        job["data"]["phases"][1]["sources"][1]["sha256"] = "0" * 64
+        done = self.run_trainer(self.out, job=job)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("the SHA-256 is", done.stderr)
+        job = self.mixture()
+        path = self.root / "data" / "x_train.bin"
+        path.write_bytes(path.read_bytes()[:-2])
+        done = self.run_trainer(self.out, job=job)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("its header says 3000 tokens", done.stderr)
 
     def test_killed_at_random_instants(self):
         rng = random.Random(4)

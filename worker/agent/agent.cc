@@ -58,6 +58,8 @@ void Agent::ConnectIfDue() {
   request.set_device_name(options_.device_name);
   request.set_slots(options_.slots);
   request.set_version(options_.version);
+  request.set_slot_memory_bytes(options_.slot_memory_bytes);
+  for (const auto& [key, value] : options_.labels) (*request.mutable_labels())[key] = value;
   std::vector<Key> running;
   for (const auto& [key, attempt] : attempts_) {
     if (attempt->abandoned()) continue;

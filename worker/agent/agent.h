@@ -36,6 +36,9 @@ struct AgentOptions {
   std::string device_name;
   std::string version;
   int32_t slots = 1;
+  // What scheduling.constraints of jobs may ask for; memory 0 for unknown.
+  int64_t slot_memory_bytes = 0;
+  std::map<std::string, std::string> labels = {};
   // Without contact to the daemon for so long, trainers are killed.
   int64_t orphan_limit_nanos = 30LL * 60 * 1'000'000'000;
   // A shutdown kills trainers that have not checkpointed and ended by then, and ends a little later

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -109,6 +110,22 @@ absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const Manif
 
 enum class Parts { kAll, kWithoutOptimizer };
 
+// Verifies every file but the model's; the optimiser's is opened where `parts` has it and there is
+// one.
+absl::StatusOr<std::optional<TensorFile>> OpenOthers(const std::string& directory,
+                                                     const Manifest& manifest, Parts parts) {
+  std::optional<TensorFile> optimizer;
+  for (const ManifestFile& file : manifest.files) {
+    if (file.name == kModelFile) continue;
+    if (file.name != kOptimizerFile) {
+      NIBBLE_RETURN_IF_ERROR(MapFile(directory, file).status());
+    } else if (parts == Parts::kAll) {
+      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file));
+    }
+  }
+  return optimizer;
+}
+
 absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
                                     const std::string& expected_digest, Parts parts) {
   const std::string path = JoinPath(directory, kManifestFile);
@@ -124,17 +141,14 @@ absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
   }
   absl::StatusOr<Manifest> manifest = ManifestFromJson(*text);
   if (!manifest.ok()) return AtPath(manifest.status(), directory);
-  NIBBLE_ASSIGN_OR_RETURN(TensorFile model, OpenTensors(directory, *manifest->Find(kModelFile)));
-  std::optional<TensorFile> optimizer;
-  for (const ManifestFile& file : manifest->files) {
-    if (file.name == kModelFile) continue;
-    if (file.name != kOptimizerFile) {
-      NIBBLE_RETURN_IF_ERROR(MapFile(directory, file).status());
-    } else if (parts == Parts::kAll) {
-      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file));
-    }
-  }
-  return OpenCheckpoint{*std::move(manifest), digest, std::move(model), std::move(optimizer)};
+  // Digesting is what takes the time, so both large files at once.
+  absl::StatusOr<TensorFile> model = absl::UnknownError("not opened");
+  std::thread opening([&] { model = OpenTensors(directory, *manifest->Find(kModelFile)); });
+  absl::StatusOr<std::optional<TensorFile>> optimizer = OpenOthers(directory, *manifest, parts);
+  opening.join();
+  if (!model.ok()) return model.status();
+  if (!optimizer.ok()) return optimizer.status();
+  return OpenCheckpoint{*std::move(manifest), digest, *std::move(model), *std::move(optimizer)};
 }
 
 }  // namespace

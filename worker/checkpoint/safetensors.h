@@ -57,7 +57,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  // The next `count` values. RESOURCE_EXHAUSTED: disk full.
+  // The next `count` values; a megabyte or more at a time is digested while it is written.
+  // RESOURCE_EXHAUSTED: disk full.
   absl::Status Append(const float* values, int64_t count);
   // The next bytes of values of any type.
   absl::Status AppendBytes(absl::string_view bytes);
@@ -70,6 +71,8 @@ class SafetensorsWriter {
 
  private:
   SafetensorsWriter(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  // Digests and writes.
+  absl::Status Add(absl::string_view bytes);
   absl::Status Write(absl::string_view bytes);
 
   int fd_;

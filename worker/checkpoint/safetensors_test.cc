@@ -197,5 +197,30 @@ TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
   EXPECT_THAT(SafetensorsWriter::Create(path, tensors), StatusIs(absl::StatusCode::kAlreadyExists));
 }
 
+// Around the buffer, the page and the size from which a digest is computed beside the writing.
+TEST(SafetensorsWriter, SizesAroundItsBuffers) {
+  ASSERT_OK_AND_ASSIGN(const TemporaryDirectory directory, TemporaryDirectory::Make());
+  for (const int64_t size : {1, 1000, 1024, 262'144, 2'097'152 - 30, 2'097'152, 2'500'001}) {
+    std::vector<float> values(size);
+    for (int64_t i = 0; i < size; ++i) values[i] = static_cast<float>(i);
+    TensorInfo tensor;
+    tensor.name = "values";
+    tensor.shape = {size};
+    const std::string path = JoinPath(directory.path(), absl::StrCat(size));
+    ASSERT_OK_AND_ASSIGN(auto writer, SafetensorsWriter::Create(path, {tensor}));
+    // In two pieces, small and large.
+    const int64_t first = size / 3;
+    ASSERT_THAT(writer->Append(values.data(), first), IsOk());
+    ASSERT_THAT(writer->Append(values.data() + first, size - first), IsOk());
+    ASSERT_THAT(writer->Finish(), IsOk());
+    ASSERT_OK_AND_ASSIGN(const MappedFile file, MappedFile::Open(path));
+    EXPECT_EQ(static_cast<int64_t>(file.contents().size()), writer->size_bytes());
+    EXPECT_EQ(Sha256Hex(file.contents()), writer->sha256());
+    ASSERT_OK_AND_ASSIGN(const SafetensorsHeader header, ParseSafetensors(file.contents()));
+    EXPECT_EQ(file.contents().substr(header.data_start),
+              absl::string_view(reinterpret_cast<const char*>(values.data()), size * 4));
+  }
+}
+
 }  // namespace
 }  // namespace nibble::checkpoint

@@ -1,6 +1,5 @@
 #include "worker/data/bpe_files.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -11,7 +10,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "worker/data/utf8.h"
+#include "worker/data/byte_alphabet.h"
 
 namespace nibble::data {
 namespace {
@@ -20,43 +19,10 @@ using Json = nlohmann::json;
 
 constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 20;
-constexpr absl::string_view kSeparator = "<|endoftext|>";
 
 std::string Quote(absl::string_view text) {
   return absl::StrCat("\"", EscapeControlCharacters(text.substr(0, 64)), "\"");
 }
-
-// GPT-2's alphabet: bytes that print stand for themselves, the others for U+0100 and following, in
-// order.
-class ByteAlphabet {
- public:
-  ByteAlphabet() {
-    std::fill(std::begin(byte_of_), std::end(byte_of_), -1);
-    int next = 256;
-    for (int byte = 0; byte < 256; ++byte) {
-      const bool prints =
-          (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-      byte_of_[prints ? byte : next++] = byte;
-    }
-  }
-
-  // False where `token` has a character outside the alphabet.
-  bool ToBytes(absl::string_view token, std::string* bytes) const {
-    bytes->clear();
-    for (size_t i = 0; i < token.size();) {
-      const Utf8Character character = DecodeUtf8(token, i);
-      if (!character.valid || character.code >= kCodes || byte_of_[character.code] < 0)
-        return false;
-      bytes->push_back(static_cast<char>(byte_of_[character.code]));
-      i += character.length;
-    }
-    return true;
-  }
-
- private:
-  static constexpr uint32_t kCodes = 256 + 68;
-  int byte_of_[kCodes];
-};
 
 // Hears vocab.json as it is parsed; nothing but its entries is kept.
 class VocabularySax : public nlohmann::json_sax<Json> {
@@ -153,9 +119,9 @@ absl::Status IndexTokens(const TokenIds& ids, BpeVocabulary* vocabulary) {
     }
     vocabulary->byte_ids[byte] = it->second;
   }
-  const auto separator = ids.find(std::string(kSeparator));
+  const auto separator = ids.find(std::string(kSeparatorToken));
   if (separator == ids.end()) {
-    return absl::InvalidArgumentError(absl::StrCat("has no token ", kSeparator));
+    return absl::InvalidArgumentError(absl::StrCat("has no token ", kSeparatorToken));
   }
   vocabulary->separator = separator->second;
   return absl::OkStatus();

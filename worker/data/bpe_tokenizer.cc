@@ -1,14 +1,15 @@
+#include "worker/data/bpe_tokenizer.h"
+
+#include <algorithm>
+#include <iterator>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "worker/data/bpe_files.h"
-#include "worker/data/bpe_merge.h"
 #include "worker/data/piece_cache.h"
 #include "worker/data/pretokenizer.h"
-#include "worker/data/tokenizer.h"
 #include "worker/data/utf8.h"
 
 namespace nibble::data {
@@ -19,21 +20,8 @@ constexpr size_t kBatch = 1 << 16;
 
 class BpeTokenizer : public Tokenizer {
  public:
-  BpeTokenizer(BpeVocabulary vocabulary, std::unique_ptr<Pretokenizer> pretokenizer)
-      : vocabulary_(std::move(vocabulary)),
-        pretokenizer_(std::move(pretokenizer)),
-        table_(vocabulary_.merges.size()) {}
-
-  // INVALID_ARGUMENT where a merge comes twice.
-  absl::Status FillTable() {
-    uint32_t rank = 0;
-    for (const auto& rule : vocabulary_.merges) {
-      if (!table_.Insert(rule.left, rule.right, {rank++, rule.merged})) {
-        return absl::InvalidArgumentError(absl::StrCat("merge number ", rank, " comes twice"));
-      }
-    }
-    return absl::OkStatus();
-  }
+  BpeTokenizer(BpeModel model, std::unique_ptr<Pretokenizer> pretokenizer)
+      : model_(std::move(model)), pretokenizer_(std::move(pretokenizer)) {}
 
   absl::StatusOr<int64_t> Encode(absl::string_view text, const Sink& sink) override {
     std::string replaced;
@@ -60,26 +48,15 @@ class BpeTokenizer : public Tokenizer {
         return absl::OutOfRangeError(
             absl::StrCat("token id ", id, "; allowed: 0 to ", vocab_size() - 1));
       }
-      *text += vocabulary_.tokens[id];
+      *text += model_.tokens[static_cast<size_t>(id)];
     }
     return absl::OkStatus();
   }
 
-  absl::string_view kind() const override { return "gpt2"; }
-  int32_t vocab_size() const override { return static_cast<int32_t>(vocabulary_.tokens.size()); }
-  int32_t separator() const override { return vocabulary_.separator; }
-
-  std::string digest() const override {
-    Sha256 sha;
-    sha.Update("gpt2");
-    for (const std::string& token : vocabulary_.tokens) {
-      const auto size = static_cast<uint32_t>(token.size());
-      sha.Update(&size, sizeof(size));
-      sha.Update(token);
-    }
-    for (const auto& rule : vocabulary_.merges) sha.Update(&rule, sizeof(rule));
-    return sha.HexDigest();
-  }
+  absl::string_view kind() const override { return model_.kind; }
+  int32_t vocab_size() const override { return static_cast<int32_t>(model_.tokens.size()); }
+  int32_t separator() const override { return model_.separator; }
+  std::string digest() const override { return model_.digest; }
 
  private:
   absl::Status Flush(const Sink& sink) {
@@ -93,29 +70,54 @@ class BpeTokenizer : public Tokenizer {
     ids->resize(before + piece.size());
     int32_t* out = ids->data() + before;
     for (size_t i = 0; i < piece.size(); ++i) {
-      out[i] = vocabulary_.byte_ids[static_cast<unsigned char>(piece[i])];
+      out[i] = model_.byte_ids[static_cast<unsigned char>(piece[i])];
     }
-    ids->resize(before + MergePairs(table_, out, piece.size()));
+    ids->resize(before + MergePairs(model_.merges, out, piece.size()));
   }
 
-  const BpeVocabulary vocabulary_;
+  const BpeModel model_;
   const std::unique_ptr<Pretokenizer> pretokenizer_;
-  MergeTable table_;
   PieceCache cache_;
   std::vector<int32_t> ids_;
 };
 
+std::string DigestOf(const BpeVocabulary& vocabulary) {
+  Sha256 sha;
+  sha.Update("gpt2");
+  for (const std::string& token : vocabulary.tokens) {
+    const auto size = static_cast<uint32_t>(token.size());
+    sha.Update(&size, sizeof(size));
+    sha.Update(token);
+  }
+  for (const auto& rule : vocabulary.merges) sha.Update(&rule, sizeof(rule));
+  return sha.HexDigest();
+}
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeBpeTokenizer(BpeModel model) {
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Pretokenizer> pretokenizer, Pretokenizer::Make());
+  return std::unique_ptr<Tokenizer>(
+      std::make_unique<BpeTokenizer>(std::move(model), std::move(pretokenizer)));
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadBpeTokenizer(const BpeFiles& files) {
   NIBBLE_ASSIGN_OR_RETURN(BpeVocabulary vocabulary, ReadBpeFiles(files));
-  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Pretokenizer> pretokenizer, Pretokenizer::Make());
-  auto tokenizer = std::make_unique<BpeTokenizer>(std::move(vocabulary), std::move(pretokenizer));
-  const absl::Status filled = tokenizer->FillTable();
-  if (!filled.ok()) {
-    return absl::Status(filled.code(), absl::StrCat(files.merges, ": ", filled.message()));
+  BpeModel model;
+  model.merges = MergeTable(vocabulary.merges.size());
+  uint32_t rank = 0;
+  for (const auto& rule : vocabulary.merges) {
+    if (!model.merges.Insert(rule.left, rule.right, {rank++, rule.merged})) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(files.merges, ": merge number ", rank, " comes twice"));
+    }
   }
-  return std::unique_ptr<Tokenizer>(std::move(tokenizer));
+  model.kind = "gpt2";
+  model.digest = DigestOf(vocabulary);
+  model.separator = vocabulary.separator;
+  std::copy(std::begin(vocabulary.byte_ids), std::end(vocabulary.byte_ids), model.byte_ids);
+  model.tokens = std::move(vocabulary.tokens);
+  return MakeBpeTokenizer(std::move(model));
 }
 
 }  // namespace nibble::data

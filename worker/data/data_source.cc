@@ -1,157 +1,192 @@
 #include "worker/data/data_source.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/files.h"
-#include "base/sha256.h"
 #include "base/status_macros.h"
+#include "worker/data/mixture_plan.h"
+#include "worker/data/sequence_reader.h"
 #include "worker/data/shuffle.h"
 #include "worker/data/token_shards.h"
 
 namespace nibble::data {
 namespace {
 
-// One shard in the stream of its split.
-struct MappedShard {
-  MappedFile file;
-  int64_t first_token = 0;
-  int64_t tokens = 0;
+// Sources read for one split, and which phases use them with what weight.
+struct OpenedSources {
+  std::vector<SequenceReader> readers;
+  std::vector<std::string> paths;
+  std::vector<MixturePhase> phases;
 };
 
-absl::StatusOr<MappedFile> MapVerified(const std::string& directory, const ShardFile& shard,
-                                       const DatasetManifest& manifest) {
-  const std::string path = JoinPath(directory, shard.name);
-  const auto damaged = [&](absl::string_view what) {
-    return absl::DataLossError(absl::StrCat(path, ": ", what));
-  };
-  auto file = MappedFile::Open(path);
-  if (absl::IsNotFound(file.status())) return damaged("the shard is missing");
-  NIBBLE_RETURN_IF_ERROR(file.status());
-  const absl::string_view contents = file->contents();
-  const auto header_bytes = static_cast<int64_t>(sizeof(ShardHeader));
-  if (static_cast<int64_t>(contents.size()) != header_bytes + shard.tokens * manifest.token_bytes) {
-    return damaged(absl::StrCat("has ", contents.size(), " bytes; dataset.json says ",
-                                header_bytes + shard.tokens * manifest.token_bytes));
-  }
-  const ShardHeader expected =
-      MakeShardHeader(manifest.token_bytes, shard.tokens, manifest.vocab_size);
-  if (std::memcmp(contents.data(), &expected, sizeof(expected)) != 0) {
-    return damaged("the header is not what dataset.json says");
-  }
-  if (Sha256Hex(contents) != shard.sha256) {
-    return damaged("the SHA-256 is not what dataset.json says");
-  }
-  return file;
-}
-
-class ShardedDataSource : public DataSource {
+class MixedDataSource : public DataSource {
  public:
-  ShardedDataSource(const DatasetManifest& manifest, const SplitManifest& split,
-                    int64_t sequence_length, std::vector<MappedShard> shards)
-      : vocab_size_(manifest.vocab_size),
-        token_bytes_(manifest.token_bytes),
-        sequence_length_(sequence_length),
-        sequences_((split.tokens - 1) / sequence_length),
-        bytes_per_token_(static_cast<double>(split.bytes) / static_cast<double>(split.tokens)),
-        shards_(std::move(shards)) {}
+  MixedDataSource(OpenedSources sources, Split split, const DataOptions& options)
+      : sources_(std::move(sources)),
+        options_(options),
+        plan_(sources_.phases, sources_.readers.size(), options.samples) {
+    for (const SequenceReader& reader : sources_.readers) {
+      const TokenStream& stream = reader.stream();
+      vocab_size_ = std::max<int64_t>(
+          vocab_size_, stream.vocab_size() > 0 ? stream.vocab_size() : options.vocab_size);
+      sequences_ += reader.sequences();
+    }
+    if (split == Split::kValidation) sequences_ = SequencesWithoutRepeat();
+    bytes_per_token_ = MeanBytesPerToken();
+  }
 
   int64_t vocab_size() const override { return vocab_size_; }
-  int64_t sequence_length() const override { return sequence_length_; }
+  int64_t sequence_length() const override { return options_.sequence_length; }
   int64_t sequences() const override { return sequences_; }
   double bytes_per_token() const override { return bytes_per_token_; }
 
   absl::Status ReadShuffled(uint64_t seed, int64_t position, int32_t* inputs,
                             int32_t* targets) const override {
-    NIBBLE_CHECK(position >= 0);
-    const ShuffleKey key = {.seed = seed, .epoch = static_cast<uint64_t>(position / sequences_)};
-    return ReadInOrder(PermutedIndex(position % sequences_, sequences_, key), inputs, targets);
+    const MixturePlan::Sample sample = plan_.Locate(position);
+    const SequenceReader& reader = sources_.readers[sample.source];
+    const int64_t count = reader.sequences();
+    const ShuffleKey key = {.seed = seed, .epoch = static_cast<uint64_t>(sample.index / count)};
+    return Named(sample.source,
+                 reader.Read(PermutedIndex(sample.index % count, count, key), inputs, targets));
   }
 
   absl::Status ReadInOrder(int64_t index, int32_t* inputs, int32_t* targets) const override {
     NIBBLE_CHECK(index >= 0 && index < sequences_);
-    const int64_t first = index * sequence_length_;
-    NIBBLE_RETURN_IF_ERROR(CopyTokens(first, sequence_length_, inputs));
-    std::copy(inputs + 1, inputs + sequence_length_, targets);
-    return CopyTokens(first + sequence_length_, 1, targets + sequence_length_ - 1);
+    const MixturePlan::Sample sample = plan_.Locate(index);
+    const SequenceReader& reader = sources_.readers[sample.source];
+    return Named(sample.source, reader.Read(sample.index % reader.sequences(), inputs, targets));
+  }
+
+  std::vector<SourceProgress> Progress(int64_t position) const override {
+    std::vector<SourceProgress> progress;
+    const std::vector<int64_t> counts = plan_.Counts(position);
+    for (size_t i = 0; i < counts.size(); ++i) {
+      progress.push_back({.path = sources_.paths[i],
+                          .epochs = static_cast<double>(counts[i]) /
+                                    static_cast<double>(sources_.readers[i].sequences()),
+                          .tokens = counts[i] * options_.sequence_length});
+    }
+    return progress;
   }
 
  private:
-  // Tokens [first, first + count) of the stream, across shards.
-  absl::Status CopyTokens(int64_t first, int64_t count, int32_t* out) const {
-    auto shard = std::upper_bound(shards_.begin(), shards_.end(), first,
-                                  [](int64_t token, const MappedShard& candidate) {
-                                    return token < candidate.first_token;
-                                  }) -
-                 1;
-    while (count > 0) {
-      const int64_t offset = first - shard->first_token;
-      const int64_t n = std::min(count, shard->tokens - offset);
-      const char* tokens = shard->file.contents().data() + sizeof(ShardHeader);
-      const bool in_range = token_bytes_ == 2 ? Widen<uint16_t>(tokens + offset * 2, n, out)
-                                              : Widen<uint32_t>(tokens + offset * 4, n, out);
-      if (!in_range) {
-        return absl::OutOfRangeError(absl::StrCat("a token among ", first, " to ", first + n - 1,
-                                                  " is not below vocab_size ", vocab_size_));
+  absl::Status Named(size_t source, const absl::Status& status) const {
+    if (status.ok()) return status;
+    return absl::Status(status.code(),
+                        absl::StrCat(sources_.paths[source], ": ", status.message()));
+  }
+
+  int64_t SequencesWithoutRepeat() const {
+    int64_t fits = 0;
+    int64_t too_many = sequences_ + 1;
+    while (too_many - fits > 1) {
+      const int64_t middle = fits + (too_many - fits) / 2;
+      const std::vector<int64_t> counts = plan_.Counts(middle);
+      bool all_fit = true;
+      for (size_t i = 0; i < counts.size(); ++i) {
+        all_fit = all_fit && counts[i] <= sources_.readers[i].sequences();
       }
-      first += n;
-      out += n;
-      count -= n;
-      ++shard;
+      (all_fit ? fits : too_many) = middle;
     }
+    return fits;
+  }
+
+  // By the weights of the last phase.
+  double MeanBytesPerToken() const {
+    double bytes = 0;
+    double weights = 0;
+    for (const MixtureShare& share : sources_.phases.back().shares) {
+      const double own = sources_.readers[share.source].stream().bytes_per_token();
+      if (own == 0) return 0;
+      bytes += share.weight * own;
+      weights += share.weight;
+    }
+    return bytes / weights;
+  }
+
+  const OpenedSources sources_;
+  const DataOptions options_;
+  const MixturePlan plan_;
+  int64_t vocab_size_ = 0;
+  int64_t sequences_ = 0;
+  double bytes_per_token_ = 0;
+};
+
+class Opener {
+ public:
+  Opener(const DataConfig& config, Split split, const DataOptions& options)
+      : config_(config), split_(split), options_(options) {}
+
+  absl::StatusOr<std::unique_ptr<DataSource>> Open() {
+    const bool train = split_ == Split::kTrain;
+    for (const PhaseConfig& phase : config_.phases) {
+      if (!train && &phase != &config_.phases.back()) continue;
+      MixturePhase mixture;
+      mixture.share = phase.share;
+      for (const SourceConfig& source : phase.sources) {
+        const absl::Status status = Add(source, &mixture);
+        if (!train && absl::IsNotFound(status)) {
+          if (missing_.ok()) missing_ = status;
+          continue;
+        }
+        NIBBLE_RETURN_IF_ERROR(status);
+      }
+      if (mixture.shares.empty()) return missing_;
+      opened_.phases.push_back(std::move(mixture));
+    }
+    return std::unique_ptr<DataSource>(
+        std::make_unique<MixedDataSource>(std::move(opened_), split_, options_));
+  }
+
+ private:
+  // A source that several phases use is opened once, and goes on where the last one left it.
+  absl::Status Add(const SourceConfig& source, MixturePhase* mixture) {
+    SourceConfig same = source;
+    same.weight = 1;
+    const size_t index =
+        static_cast<size_t>(std::find(known_.begin(), known_.end(), same) - known_.begin());
+    if (index == known_.size()) {
+      NIBBLE_ASSIGN_OR_RETURN(TokenStream stream,
+                              TokenStream::Open(source, split_, options_.vocab_size));
+      const std::string name = absl::StrCat(
+          source.path, ": the ", split_ == Split::kTrain ? "train" : "validation", " split");
+      NIBBLE_ASSIGN_OR_RETURN(SequenceReader reader,
+                              SequenceReader::Make(std::move(stream), name,
+                                                   options_.sequence_length, config_.documents));
+      opened_.readers.push_back(std::move(reader));
+      opened_.paths.push_back(source.path);
+      known_.push_back(std::move(same));
+    }
+    mixture->shares.push_back({index, source.weight});
     return absl::OkStatus();
   }
 
-  template <typename T>
-  bool Widen(const char* tokens, int64_t count, int32_t* out) const {
-    uint32_t largest = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      T token;
-      std::memcpy(&token, tokens + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
-      largest = std::max<uint32_t>(largest, token);
-      out[i] = static_cast<int32_t>(token);
-    }
-    return largest < static_cast<uint32_t>(vocab_size_);
-  }
-
-  const int64_t vocab_size_;
-  const int token_bytes_;
-  const int64_t sequence_length_;
-  const int64_t sequences_;
-  const double bytes_per_token_;
-  const std::vector<MappedShard> shards_;
+  const DataConfig& config_;
+  const Split split_;
+  const DataOptions& options_;
+  std::vector<SourceConfig> known_;
+  OpenedSources opened_;
+  absl::Status missing_;
 };
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<DataSource>> DataSource::Open(const DataConfig& config, Split split,
+                                                             const DataOptions& options) {
+  NIBBLE_CHECK(options.sequence_length >= 1 && !config.phases.empty());
+  return Opener(config, split, options).Open();
+}
+
 absl::StatusOr<std::unique_ptr<DataSource>> DataSource::Open(const std::string& directory,
                                                              Split split, int64_t sequence_length) {
-  NIBBLE_CHECK(sequence_length >= 1);
-  NIBBLE_ASSIGN_OR_RETURN(const DatasetManifest manifest, ReadManifest(directory));
-  const bool train = split == Split::kTrain;
-  const SplitManifest& wanted = train ? manifest.train : manifest.validation;
-  if (wanted.documents == 0) {
-    return absl::NotFoundError(
-        absl::StrCat(directory, " has no ", train ? "train" : "validation", " split"));
-  }
-  if ((wanted.tokens - 1) / sequence_length < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        directory, ": the ", train ? "train" : "validation", " split has ", wanted.tokens,
-        " tokens; one sequence of length ", sequence_length, " needs ", sequence_length + 1));
-  }
-  std::vector<MappedShard> shards;
-  int64_t first_token = 0;
-  for (const ShardFile& shard : wanted.files) {
-    NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapVerified(directory, shard, manifest));
-    shards.push_back({std::move(file), first_token, shard.tokens});
-    first_token += shard.tokens;
-  }
-  return std::unique_ptr<DataSource>(
-      std::make_unique<ShardedDataSource>(manifest, wanted, sequence_length, std::move(shards)));
+  DataConfig config;
+  config.phases.resize(1);
+  SourceConfig& source = config.phases[0].sources.emplace_back();
+  source.path = directory;
+  source.format = TokenFormat::kNibble;
+  return Open(config, split, {.sequence_length = sequence_length, .vocab_size = kMaxVocabSize});
 }
 
 }  // namespace nibble::data

@@ -6,10 +6,10 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "worker/data/prepare.h"
 
 namespace nibble::data {
 namespace {
@@ -96,6 +96,16 @@ std::string ExtractField(absl::string_view line, const std::string& field, std::
 }
 
 }  // namespace
+
+DocumentFormat MakeDocumentFormat(InputFormat format, absl::string_view path,
+                                  const std::string& json_field, const std::string& separator) {
+  bool jsonl = format == InputFormat::kJsonl;
+  if (format == InputFormat::kAuto) {
+    for (absl::string_view suffix : {".gz", ".zst"}) absl::ConsumeSuffix(&path, suffix);
+    jsonl = absl::EndsWith(path, ".jsonl") || absl::EndsWith(path, ".ndjson");
+  }
+  return {.jsonl = jsonl, .json_field = json_field, .separator = separator};
+}
 
 DocumentReader::DocumentReader(std::unique_ptr<InputStream> stream, std::string path,
                                DocumentFormat format)

@@ -8,7 +8,9 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "worker/data/input_stream.h"
+#include "worker/data/prepare.h"
 
 namespace nibble::data {
 
@@ -17,6 +19,10 @@ struct DocumentFormat {
   std::string json_field;  // jsonl
   std::string separator;   // text; empty: the file is one document
 };
+
+// InputFormat::kAuto is told by the name of the file.
+DocumentFormat MakeDocumentFormat(InputFormat format, absl::string_view path,
+                                  const std::string& json_field, const std::string& separator);
 
 class DocumentReader {
  public:

@@ -233,8 +233,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Make(absl::string_view file) {
   if (index.find(" ") == index.end()) {
     return absl::InvalidArgumentError("has no token for a space");
   }
-  NIBBLE_ASSIGN_OR_RETURN(MergeTable table,
-                          MergesOfAllSplits(vocabulary.tokens, index, RanksOf(vocabulary.scores)));
+  NIBBLE_ASSIGN_OR_RETURN(MergeTable table, MergesOfAllSplits(index, RanksOf(vocabulary.scores)));
   return std::unique_ptr<Tokenizer>(
       std::make_unique<Llama2cTokenizer>(std::move(vocabulary), std::move(table)));
 }

@@ -45,23 +45,25 @@ absl::Status CheckOptions(const PrepareOptions& options) {
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const PrepareOptions& options) {
-  if (options.tokenizer == "bytes") return MakeByteTokenizer();
-  if (options.tokenizer != "gpt2") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer: is \"", options.tokenizer, "\"; allowed: bytes or gpt2"));
-  }
+  if (options.tokenizer != "gpt2") return LoadTokenizer(options.tokenizer);
   if (options.vocab_file.empty() || options.merges_file.empty()) {
     return absl::InvalidArgumentError("tokenizer gpt2 needs vocab_file and merges_file");
   }
   return LoadBpeTokenizer({.vocab = options.vocab_file, .merges = options.merges_file});
 }
 
-bool IsJsonl(const PrepareOptions& options, absl::string_view path) {
-  if (options.format != InputFormat::kAuto) return options.format == InputFormat::kJsonl;
-  for (absl::string_view suffix : {".gz", ".zst"}) {
-    if (absl::EndsWith(path, suffix)) path.remove_suffix(suffix.size());
+// A dataset holds its tokenizer, so that its tokens can be read without looking for it.
+absl::Status KeepTokenizer(const PrepareOptions& options, const std::string& dataset) {
+  const std::string directory = JoinPath(dataset, kTokenizerDirectory);
+  if (options.tokenizer != "gpt2") return CopyTokenizer(options.tokenizer, directory);
+  constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
+  NIBBLE_RETURN_IF_ERROR(MakeDirectories(directory));
+  for (const auto& [from, name] : {std::pair{options.vocab_file, "vocab.json"},
+                                   std::pair{options.merges_file, "merges.txt"}}) {
+    NIBBLE_ASSIGN_OR_RETURN(const std::string contents, ReadFile(from, kMaxFileBytes));
+    NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, name), contents));
   }
-  return absl::EndsWith(path, ".jsonl") || absl::EndsWith(path, ".ndjson");
+  return FsyncDirectory(directory);
 }
 
 // The directory that becomes the dataset: gone again unless Publish succeeds.
@@ -159,9 +161,8 @@ class Preparation {
     std::string text;
     result_.empty_documents = 0;
     for (const std::string& path : options_.inputs) {
-      const DocumentFormat format = {.jsonl = IsJsonl(options_, path),
-                                     .json_field = options_.json_field,
-                                     .separator = options_.document_separator};
+      const DocumentFormat format = MakeDocumentFormat(options_.format, path, options_.json_field,
+                                                       options_.document_separator);
       NIBBLE_ASSIGN_OR_RETURN(const auto reader, DocumentReader::Open(path, format));
       const int64_t bytes_before = progress_.bytes_done;
       while (true) {
@@ -228,6 +229,7 @@ class Preparation {
                                       .separator = tokenizer_->separator(),
                                       .train = train_.manifest,
                                       .validation = validation_.manifest};
+    NIBBLE_RETURN_IF_ERROR(KeepTokenizer(options_, directory));
     return WriteFileDurably(JoinPath(directory, kDatasetFileName), ManifestToJson(manifest));
   }
 

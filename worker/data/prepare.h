@@ -36,7 +36,7 @@ struct PrepareOptions {
   // Text between documents of one text file, for example "\n\n" or "<|endoftext|>". Empty: none.
   std::string document_separator;
 
-  // "bytes" or "gpt2"; gpt2 needs both files.
+  // "bytes", "gpt2" with both files below, or what LoadTokenizer takes.
   std::string tokenizer = "bytes";
   std::string vocab_file;
   std::string merges_file;

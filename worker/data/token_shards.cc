@@ -110,4 +110,30 @@ absl::Status ShardWriter::CloseFile() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<MappedFile> MapVerifiedShard(const std::string& directory, const ShardFile& shard,
+                                            const DatasetManifest& manifest) {
+  const std::string path = JoinPath(directory, shard.name);
+  const auto damaged = [&](absl::string_view what) {
+    return absl::DataLossError(absl::StrCat(path, ": ", what));
+  };
+  auto file = MappedFile::Open(path);
+  if (absl::IsNotFound(file.status())) return damaged("the shard is missing");
+  NIBBLE_RETURN_IF_ERROR(file.status());
+  const absl::string_view contents = file->contents();
+  const auto header_bytes = static_cast<int64_t>(sizeof(ShardHeader));
+  if (static_cast<int64_t>(contents.size()) != header_bytes + shard.tokens * manifest.token_bytes) {
+    return damaged(absl::StrCat("has ", contents.size(), " bytes; dataset.json says ",
+                                header_bytes + shard.tokens * manifest.token_bytes));
+  }
+  const ShardHeader expected =
+      MakeShardHeader(manifest.token_bytes, shard.tokens, manifest.vocab_size);
+  if (std::memcmp(contents.data(), &expected, sizeof(expected)) != 0) {
+    return damaged("the header is not what dataset.json says");
+  }
+  if (Sha256Hex(contents) != shard.sha256) {
+    return damaged("the SHA-256 is not what dataset.json says");
+  }
+  return file;
+}
+
 }  // namespace nibble::data

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/files.h"
 
 namespace nibble::data {
 
@@ -65,6 +66,10 @@ absl::StatusOr<DatasetManifest> ParseManifest(absl::string_view json);
 
 // NOT_FOUND: no dataset.json; INVALID_ARGUMENT as above, RESOURCE_EXHAUSTED over 1 MiB.
 absl::StatusOr<DatasetManifest> ReadManifest(const std::string& directory);
+
+// Maps a shard whose size, header and digest are what the manifest says. DATA_LOSS otherwise.
+absl::StatusOr<MappedFile> MapVerifiedShard(const std::string& directory, const ShardFile& shard,
+                                            const DatasetManifest& manifest);
 
 // Writes the shards of one split. Errors of the file system.
 class ShardWriter {

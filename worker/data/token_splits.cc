@@ -27,11 +27,10 @@ TokenIndex IndexTokens(const std::vector<std::string>& tokens) {
   return index;
 }
 
-absl::StatusOr<MergeTable> MergesOfAllSplits(const std::vector<std::string>& tokens,
-                                             const TokenIndex& index,
+absl::StatusOr<MergeTable> MergesOfAllSplits(const TokenIndex& index,
                                              const std::vector<uint32_t>& ranks) {
   int64_t squares = 0;
-  for (const std::string& token : tokens) {
+  for (const auto& [token, id] : index) {
     const auto size = static_cast<int64_t>(token.size());
     if (size >= kMaxSquares || (squares += size * size) > kMaxSquares) {
       return absl::ResourceExhaustedError("the tokens are too long together");
@@ -39,7 +38,8 @@ absl::StatusOr<MergeTable> MergesOfAllSplits(const std::vector<std::string>& tok
   }
   std::vector<Pair> pairs;
   for (const auto& [token, merged] : index) {
-    if (ranks[static_cast<size_t>(merged)] == MergeTable::kNoRank) continue;
+    const auto id = static_cast<size_t>(merged);
+    if (id >= ranks.size() || ranks[id] == MergeTable::kNoRank) continue;
     for (size_t cut = 1; cut < token.size(); ++cut) {
       const auto left = index.find(token.substr(0, cut));
       if (left == index.end()) continue;

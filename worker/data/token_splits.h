@@ -20,11 +20,10 @@ using TokenIndex = absl::flat_hash_map<absl::string_view, int32_t>;
 TokenIndex IndexTokens(const std::vector<std::string>& tokens);
 
 // Every (left, right) of `index` whose concatenation is in `index` too, with the rank of the
-// result. ranks: [tokens], MergeTable::kNoRank for tokens that nothing merges to.
-// RESOURCE_EXHAUSTED, before any of the work, where the lengths of the tokens would make it
+// result. ranks: by id, MergeTable::kNoRank for tokens that nothing merges to, as for ids beyond
+// it. RESOURCE_EXHAUSTED, before any of the work, where the lengths of the tokens would make it
 // unreasonable.
-absl::StatusOr<MergeTable> MergesOfAllSplits(const std::vector<std::string>& tokens,
-                                             const TokenIndex& index,
+absl::StatusOr<MergeTable> MergesOfAllSplits(const TokenIndex& index,
                                              const std::vector<uint32_t>& ranks);
 
 }  // namespace nibble::data

@@ -1,9 +1,7 @@
 #include "worker/data/tokenizer.h"
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/files.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 
@@ -60,18 +58,6 @@ void Tokenizer::EncodeAll(absl::string_view text, std::vector<int32_t>* ids) {
     return absl::OkStatus();
   });
   NIBBLE_CHECK(encoded.ok());  // only the sink could fail
-}
-
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path) {
-  if (path == "bytes") return MakeByteTokenizer();
-  const BpeFiles bpe = {.vocab = JoinPath(path, "vocab.json"),
-                        .merges = JoinPath(path, "merges.txt")};
-  if (FileExists(bpe.vocab) && FileExists(bpe.merges)) return LoadBpeTokenizer(bpe);
-  if (absl::EndsWith(path, ".bin")) return LoadLlama2cTokenizer(path);
-  return absl::InvalidArgumentError(
-      absl::StrCat(path,
-                   ": is no tokenizer; allowed: bytes, a directory with vocab.json and "
-                   "merges.txt, a tokenizer.bin of llama2.c"));
 }
 
 std::unique_ptr<Tokenizer> MakeByteTokenizer() { return std::make_unique<ByteTokenizer>(); }

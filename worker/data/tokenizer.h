@@ -31,7 +31,7 @@ class Tokenizer {
   // the text back. OUT_OF_RANGE where an id is not below vocab_size().
   virtual absl::Status Decode(const std::vector<int32_t>& ids, std::string* text) const = 0;
 
-  // "bytes", "gpt2" or "llama2c".
+  // "bytes", "gpt2", "tiktoken", "sentencepiece" or "llama2c".
   virtual absl::string_view kind() const = 0;
   virtual int32_t vocab_size() const = 0;
   // The id between documents; no text encodes to it.
@@ -52,6 +52,9 @@ class Tokenizer {
 // are dropped.
 std::unique_ptr<Tokenizer> MakeByteTokenizer();
 
+// The separator of byte-level encodings; in a text it is text.
+inline constexpr absl::string_view kSeparatorToken = "<|endoftext|>";
+
 struct BpeFiles {
   std::string vocab;   // vocab.json: {"token": id, ...} in GPT-2's byte-to-character alphabet
   std::string merges;  // merges.txt: two tokens a line, best first
@@ -69,9 +72,37 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadBpeTokenizer(const BpeFiles& file
 // which llama2.c's training texts begin. Errors as LoadBpeTokenizer.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadLlama2cTokenizer(const std::string& path);
 
-// The tokenizer at a path: a directory with vocab.json and merges.txt (gpt2), a file *.bin
-// (llama2c), or the word "bytes". INVALID_ARGUMENT where it is none of these; otherwise as above.
+// *.tiktoken of the tiktoken library, with GPT-2's pre-tokenizer; for gpt2.tiktoken the same ids as
+// the two files of GPT-2. The separator, <|endoftext|>, has the first id after the file's. Errors
+// as LoadBpeTokenizer.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTiktokenTokenizer(const std::string& path);
+
+// A SentencePiece model, unigram or BPE, with its normaliser. Separator: the end piece, or the
+// start piece where there is none. Errors as LoadBpeTokenizer; also INVALID_ARGUMENT: models of
+// words or characters, denormalisers, BPE models with unused pieces.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& path);
+
+// *.tiktoken of the tiktoken library, with GPT-2's pre-tokenizer; for gpt2.tiktoken the same ids as
+// the two files of GPT-2. The separator, <|endoftext|>, has the first id after the file's. Errors
+// as LoadBpeTokenizer.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTiktokenTokenizer(const std::string& path);
+
+// A SentencePiece model, unigram or BPE, with its normaliser. Separator: the end piece, or the
+// start piece where there is none. Errors as LoadBpeTokenizer; also INVALID_ARGUMENT: models of
+// words or characters, denormalisers, BPE models with unused pieces.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& path);
+
+// Of a dataset: its tokenizer's files, unless the tokenizer is "bytes".
+inline constexpr char kTokenizerDirectory[] = "tokenizer";
+
+// The tokenizer at a path: a file *.tiktoken, *.model (sentencepiece) or *.bin (llama2c), a
+// directory with vocab.json and merges.txt (gpt2) or one of those files called tokenizer.*, a
+// dataset, or the word "bytes". INVALID_ARGUMENT where it is none of these; otherwise as above.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
+
+// Copies the files of such a tokenizer into a directory, durably, so that LoadTokenizer finds them
+// there; nothing for "bytes".
+absl::Status CopyTokenizer(const std::string& path, const std::string& directory);
 
 }  // namespace nibble::data
 

@@ -4,8 +4,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -21,6 +23,19 @@ constexpr size_t kMaxFailureMessageBytes = 4096;
 void AddFinite(const std::string& name, double value, v1::MetricRecord* record) {
   // The daemon refuses NaN and infinities; a run whose loss is not finite ends by itself.
   if (std::isfinite(value)) (*record->mutable_values())[name] = value;
+}
+
+// "epoch" of a single source, data/<i>/epoch and data/<i>/tokens of each of several.
+void AddDataProgress(const std::vector<data::SourceProgress>& sources, v1::MetricRecord* record) {
+  // A record holds 64 values; the result names every source.
+  constexpr size_t kMaxSourcesReported = 8;
+  if (sources.size() == 1) AddFinite("epoch", sources[0].epochs, record);
+  if (sources.size() < 2) return;
+  for (size_t i = 0; i < std::min(sources.size(), kMaxSourcesReported); ++i) {
+    AddFinite(absl::StrCat("data/", i, "/epoch").c_str(), sources[i].epochs, record);
+    AddFinite(absl::StrCat("data/", i, "/tokens").c_str(), static_cast<double>(sources[i].tokens),
+              record);
+  }
 }
 
 }  // namespace
@@ -152,6 +167,7 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
   record->mutable_time()->set_seconds(micros / 1'000'000);
   record->mutable_time()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
   AddFinite("loss", step.loss, record);
+  if (step.has_objective) AddFinite("objective", step.objective, record);
   AddFinite("learning_rate", step.learning_rate, record);
   AddFinite("grad_norm", step.grad_norm, record);
   AddFinite("step_seconds", step.step_seconds, record);
@@ -161,11 +177,17 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
     const double tokens_per_step = static_cast<double>(step.tokens) / step.step;
     AddFinite("tokens_per_second", tokens_per_step / step.step_seconds, record);
   }
+  for (const auto& [name, value] : step.efficiency) {
+    AddFinite(absl::StrCat("efficiency/", name), value, record);
+  }
   if (step.has_validation) {
     AddFinite("validation_loss", step.validation_loss, record);
-    AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
+    if (step.validation_bits_per_byte > 0) {
+      AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
+    }
   }
   for (const auto& [name, value] : step.health) AddFinite(name, value, record);
+  AddDataProgress(step.data, record);
   return Send(report);
 }
 
@@ -214,6 +236,9 @@ absl::Status LinkObserver::Finish(const absl::StatusOr<trainer::RunResult>& resu
   }
   succeeded->set_tokens_per_second(result->tokens_per_second);
   succeeded->set_digest(result->digest);
+  for (const auto& [name, value] : result->efficiency) {
+    if (std::isfinite(value)) (*succeeded->mutable_efficiency())[name] = value;
+  }
   return Send(report);
 }
 

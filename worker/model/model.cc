@@ -180,14 +180,20 @@ void Model::ForwardBranches(const int32_t* inputs, const TokenRange& tokens) {
   final_norm_.Forward(residual, delta);
 }
 
-void Model::Forward(const MicroBatch& batch) {
-  ForwardBranches(batch.inputs, RangeOf(batch));
+kernels::LmHeadArgs Model::HeadArgs(const MicroBatch& batch) const {
   kernels::LmHeadArgs head;
   head.x = final_norm_.normed();
   head.weight = head_;
   head.targets = batch.targets;
   head.losses = batch.losses;
-  backend_.LmHead(head);
+  head.log_sum_exp = batch.log_sum_exp;
+  head.logit_softcap = static_cast<float>(options_.loss.logit_softcap);
+  return head;
+}
+
+void Model::Forward(const MicroBatch& batch) {
+  ForwardBranches(batch.inputs, RangeOf(batch));
+  backend_.LmHead(HeadArgs(batch));
 }
 
 void Model::Logits(const int32_t* inputs, const Matrix& logits) {
@@ -201,18 +207,20 @@ void Model::Logits(const int32_t* inputs, const Matrix& logits) {
                     /*accumulate=*/false);
 }
 
+void Model::ForwardBackward(const MicroBatch& batch) {
+  ForwardBranches(batch.inputs, RangeOf(batch));
+  Backward(batch);
+}
+
 // d_residual_ is the gradient of the residual stream: a sum passes its gradient on unchanged to
 // what was added, so it is also the gradient of a mixer's output, and the norm's gradient is added
 // to it.
-void Model::ForwardBackward(const MicroBatch& batch) {
+void Model::Backward(const MicroBatch& batch) {
   const TokenRange tokens = RangeOf(batch);
-  ForwardBranches(batch.inputs, tokens);
-  kernels::LmHeadArgs head;
-  head.x = final_norm_.normed();
-  head.weight = head_;
-  head.targets = batch.targets;
-  head.losses = batch.losses;
+  kernels::LmHeadArgs head = HeadArgs(batch);
   head.loss_scale = 1.0f / static_cast<float>(step_tokens());
+  head.row_scales = batch.row_scales;
+  head.z_loss = static_cast<float>(options_.loss.z_loss);
   head.d_x = d_normed_;
   head.d_weight = weights_.GradientOf(table_.head());
   backend_.LmHead(head);

@@ -17,6 +17,7 @@
 #include "kernels/backend.h"
 #include "worker/model/arena.h"
 #include "worker/model/linear.h"
+#include "worker/model/loss_config.h"
 #include "worker/model/model_config.h"
 #include "worker/model/parts.h"
 #include "worker/model/weights.h"
@@ -31,16 +32,19 @@ struct ModelOptions {
   int64_t sequence_length = 0;
   int64_t micro_batch_size = 0;  // sequences
   int64_t batch_size = 0;        // sequences of a step: a multiple of micro_batch_size
+  LossConfig loss;
 };
 
 // Device pointers of one micro-batch; N = micro_batch_size * sequence_length.
 struct MicroBatch {
-  const int32_t* inputs;         // [N]
-  const int32_t* targets;        // [N]; < 0: no loss
-  float* losses;                 // [N] out, nats
-  int64_t first_token = 0;       // of this micro-batch within the step
-  uint32_t step = 0;             // from 0
-  LinearProbe* probe = nullptr;  // TokenRange::probe
+  const int32_t* inputs;              // [N]
+  const int32_t* targets;             // [N]; < 0: no loss
+  float* losses;                      // [N] out, nats
+  int64_t first_token = 0;            // of this micro-batch within the step
+  uint32_t step = 0;                  // from 0
+  float* log_sum_exp = nullptr;       // [N] out, of the logits; null: not wanted
+  const float* row_scales = nullptr;  // [N] weights of the losses in the gradient; null: all 1
+  LinearProbe* probe = nullptr;       // TokenRange::probe
 };
 
 // Not thread-safe.
@@ -56,10 +60,13 @@ class Model {
   void PrepareWeights(PassKind pass, uint32_t step);
   // Losses only. Call after PrepareWeights of either kind.
   void Forward(const MicroBatch& batch);
-  // Losses, and the gradient of the mean loss over the step's tokens added to weights.gradients().
+  // Losses, and the gradient of the mean over the step's tokens of row_scales (loss + z-loss) added
+  // to weights.gradients().
   void ForwardBackward(const MicroBatch& batch);
+  // The same after Forward of the same inputs, with nothing in between: does not run forward again.
+  void Backward(const MicroBatch& batch);
   // What the model says of the token after each position: logits [N, vocab_size], FP32, on the
-  // device. `inputs` [N]. Call after PrepareWeights(kEvaluation, ...).
+  // device, before any soft cap. `inputs` [N]. Call after PrepareWeights(kEvaluation, ...).
   void Logits(const int32_t* inputs, const kernels::Matrix& logits);
 
   int64_t micro_batch_tokens() const { return context_.tokens(); }
@@ -82,6 +89,7 @@ class Model {
 
   void ForwardBranches(const int32_t* inputs, const TokenRange& tokens);
   TokenRange RangeOf(const MicroBatch& batch) const;
+  kernels::LmHeadArgs HeadArgs(const MicroBatch& batch) const;
 
   const ModelOptions options_;
   Weights& weights_;

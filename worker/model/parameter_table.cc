@@ -92,7 +92,6 @@ ParameterTable::ParameterTable(const ModelConfig& config) {
   CheckDimensions(config);
   branches_.resize(BranchesOf(config).size());
   AddDecaying(config);
-  decay_size_ = flat_size_;
   AddOthers(config);
 }
 

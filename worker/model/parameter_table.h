@@ -1,10 +1,10 @@
 // Which parameters a model has and where they lie in its flat buffers.
 //
 // Weights, gradients, optimiser moments and the BF16 copy are flat arrays of one layout: first
-// every parameter that weight decay applies to (the embedding table, learned positions, the
-// matrices of the branches in forward order, the output head), then the others (norms, biases, the
-// scan's parameters). Each parameter starts at a multiple
-// of kParameterAlignment elements; the gap before the next one is zero and stays zero.
+// every parameter that weight decay applies to by default (the embedding table, learned positions,
+// the matrices of the branches in forward order, the output head), then the others (norms, biases,
+// the scan's parameters). Each parameter starts at a multiple of kParameterAlignment elements; the
+// gap before the next one is zero and stays zero.
 #ifndef WORKER_MODEL_PARAMETER_TABLE_H_
 #define WORKER_MODEL_PARAMETER_TABLE_H_
 
@@ -45,6 +45,7 @@ struct Parameter {
   int64_t offset = 0;  // elements from the start of a flat buffer
   int64_t size = 0;    // elements
   InitialDistribution initial;
+  // Whether weight decay applies by default.
   bool decay() const {
     return kind != ParameterKind::kNorm && kind != ParameterKind::kBias &&
            kind != ParameterKind::kScan;
@@ -97,8 +98,6 @@ class ParameterTable {
 
   // Elements of a flat buffer, gaps included.
   int64_t flat_size() const { return flat_size_; }
-  // Weight decay applies to the elements [0, decay_size()).
-  int64_t decay_size() const { return decay_size_; }
   // Trainable values: flat_size() without the gaps.
   int64_t parameter_count() const { return parameter_count_; }
 
@@ -115,7 +114,6 @@ class ParameterTable {
   NormParameters final_norm_;
   int head_ = kNone;
   int64_t flat_size_ = 0;
-  int64_t decay_size_ = 0;
   int64_t parameter_count_ = 0;
 };
 

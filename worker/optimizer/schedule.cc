@@ -15,6 +15,9 @@ double LearningRateFactor(const ScheduleConfig& config, int64_t step, int64_t to
   switch (config.kind) {
     case ScheduleKind::kConstant:
       return 1.0;
+    case ScheduleKind::kLinear:
+      return 1.0 - span * (static_cast<double>(step - warmup) /
+                           static_cast<double>(total_steps - warmup));
     case ScheduleKind::kCosine: {
       const double done =
           static_cast<double>(step - warmup) / static_cast<double>(total_steps - warmup);
@@ -26,7 +29,10 @@ double LearningRateFactor(const ScheduleConfig& config, int64_t step, int64_t to
                             total_steps - warmup);
       const int64_t into_decay = step - (total_steps - decay);
       if (into_decay <= 0) return 1.0;
-      return 1.0 - span * (static_cast<double>(into_decay) / static_cast<double>(decay));
+      const double done = static_cast<double>(into_decay) / static_cast<double>(decay);
+      return config.decay_shape == DecayShape::kLinear
+                 ? 1.0 - span * done
+                 : config.final_fraction + span * (1.0 - std::sqrt(done));
     }
   }
   NIBBLE_CHECK(false);

@@ -49,8 +49,26 @@ TEST(Schedule, WsdIsFlatAndThenFallsLinearly) {
                 {0.5, 1, 0.5, 0});
 }
 
+TEST(Schedule, LinearEndsAtTheFinalFraction) {
+  ExpectFactors({ScheduleKind::kLinear, /*warmup_steps=*/2, 0.2, /*final_fraction=*/0.2},
+                {0.5, 1, 0.8, 0.6, 0.4, 0.2});
+  ExpectFactors({ScheduleKind::kLinear, /*warmup_steps=*/0, 0.2, /*final_fraction=*/0},
+                {0.75, 0.5, 0.25, 0});
+}
+
+// Four steps of decay: 1 - sqrt of 1/4, 1/2, 3/4, 1, from 1 to the final fraction.
+TEST(Schedule, WsdMayFallAsOneMinusTheSquareRoot) {
+  ExpectFactors({ScheduleKind::kWsd, /*warmup_steps=*/1, /*decay_fraction=*/0.5,
+                 /*final_fraction=*/0, DecayShape::kOneMinusSqrt},
+                {1, 1, 1, 1, 0.5, 0.292893219, 0.133974596, 0});
+  ExpectFactors({ScheduleKind::kWsd, /*warmup_steps=*/2, /*decay_fraction=*/0.4,
+                 /*final_fraction=*/0.2, DecayShape::kOneMinusSqrt},
+                {0.5, 1, 1, 1, 1, 1, 0.6, 0.434314575, 0.307179677, 0.2});
+}
+
 TEST(Schedule, WarmupMayReachTheEnd) {
-  for (ScheduleKind kind : {ScheduleKind::kConstant, ScheduleKind::kCosine, ScheduleKind::kWsd}) {
+  for (ScheduleKind kind : {ScheduleKind::kConstant, ScheduleKind::kLinear, ScheduleKind::kCosine,
+                            ScheduleKind::kWsd}) {
     ExpectFactors({kind, /*warmup_steps=*/4, 0.5, 0.1}, {0.25, 0.5, 0.75, 1});
   }
   // Cut short: warm-up longer than the run.

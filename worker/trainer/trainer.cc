@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/optimizer/adamw.h"
+#include "worker/optimizer/low_rank_adamw.h"
 #include "worker/optimizer/schedule.h"
 
 namespace nibble::trainer {
@@ -27,6 +29,7 @@ model::ModelOptions ModelOptions(const TrainingConfig& config) {
   options.sequence_length = config.sequence_length;
   options.micro_batch_size = config.micro_batch_size;
   options.batch_size = config.batch_size;
+  options.loss = config.loss;
   return options;
 }
 
@@ -37,13 +40,22 @@ absl::Status CheckFits(const TrainingConfig& config, const TrainerParts& parts) 
   for (const data::DataSource* source : {parts.train, parts.validation}) {
     if (source == nullptr) continue;
     if (source->vocab_size() > config.model.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("model.vocab_size is ", config.model.vocab_size, " but the data in ",
-                       config.data_directory, " has tokens up to ", source->vocab_size() - 1));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "model.vocab_size is ", config.model.vocab_size, " but the data in ",
+          config.data.phases.empty() ? "memory" : config.data.phases[0].sources[0].path,
+          config.data.phases.size() > 1 ? " and others" : "", " has tokens up to ",
+          source->vocab_size() - 1));
     }
     NIBBLE_CHECK(source->sequence_length() == config.sequence_length);
   }
   return absl::OkStatus();
+}
+
+int64_t CountTargets(const int32_t* targets, int64_t count) {
+  return std::count_if(targets, targets + count, [](int32_t target) { return target >= 0; });
+}
+int64_t CountTargets(const std::vector<int32_t>& targets) {
+  return CountTargets(targets.data(), static_cast<int64_t>(targets.size()));
 }
 
 }  // namespace
@@ -69,12 +81,17 @@ absl::Status Trainer::AllocateState() {
                           model::Weights::Create(table_, NeedsBf16Weights(config_), backend_));
   NIBBLE_ASSIGN_OR_RETURN(model_, model::Model::Create(ModelOptions(config_), *weights_, backend_));
   optimizer::FlatParameters flat;
-  flat.size = table_.flat_size();
-  flat.decay_size = table_.decay_size();
+  flat.table = &table_;
   flat.master = weights_->master();
   flat.gradients = weights_->gradients();
   flat.bf16 = weights_->bf16();
-  NIBBLE_ASSIGN_OR_RETURN(optimizer_, optimizer::AdamW::Create(config_.optimizer, flat, backend_));
+  if (config_.optimizer.low_rank.rank > 0) {
+    NIBBLE_ASSIGN_OR_RETURN(optimizer_, optimizer::LowRankAdamW::Create(
+                                            config_.optimizer, config_.seed, flat, backend_));
+  } else {
+    NIBBLE_ASSIGN_OR_RETURN(optimizer_,
+                            optimizer::AdamW::Create(config_.optimizer, flat, backend_));
+  }
   const int64_t tokens = model_->micro_batch_tokens();
   NIBBLE_ASSIGN_OR_RETURN(inputs_, backend_.Allocate(tokens * 4));
   NIBBLE_ASSIGN_OR_RETURN(targets_, backend_.Allocate(tokens * 4));
@@ -87,6 +104,18 @@ absl::Status Trainer::AllocateState() {
     for (const LinearPrecision& linear : config_.linears) layers.push_back(linear.layer);
     health_ = std::make_unique<QuantisationHealth>(backend_, layers);
   }
+  if (config_.sample_weights.strategy != WeightStrategy::kUniform) {
+    NIBBLE_ASSIGN_OR_RETURN(row_scales_, backend_.Allocate(model_->step_tokens() * 4));
+    host_row_scales_.resize(model_->step_tokens());
+    sample_losses_.resize(config_.batch_size);
+    sample_targets_.resize(config_.batch_size);
+    sample_weights_.reserve(config_.batch_size);
+  }
+  if (config_.loss.z_loss != 0) {
+    NIBBLE_ASSIGN_OR_RETURN(log_sum_exp_, backend_.Allocate(model_->step_tokens() * 4));
+    host_log_sum_exp_.resize(model_->step_tokens());
+  }
+  host_target_counts_.resize(config_.batch_size / config_.micro_batch_size);
   return absl::OkStatus();
 }
 
@@ -97,36 +126,130 @@ absl::Status Trainer::ReadTrainBatch(int64_t micro_batch) {
     NIBBLE_RETURN_IF_ERROR(parts_.train->ReadShuffled(config_.seed, position,
                                                       host_inputs_.data() + i * length,
                                                       host_targets_.data() + i * length));
+    if (!sample_targets_.empty()) {
+      sample_targets_[micro_batch * config_.micro_batch_size + i] =
+          CountTargets(host_targets_.data() + i * length, length);
+    }
   }
+  host_target_counts_[micro_batch] = CountTargets(host_targets_);
   const int64_t bytes = model_->micro_batch_tokens() * 4;
   backend_.CopyToDevice(inputs_->data(), host_inputs_.data(), bytes);
   backend_.CopyToDevice(targets_->data(), host_targets_.data(), bytes);
   return absl::OkStatus();
 }
 
-absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* probe) {
-  const uint32_t step = static_cast<uint32_t>(state_.step);
+model::MicroBatch Trainer::BatchOf(int64_t micro_batch) const {
+  const int64_t first_token = micro_batch * model_->micro_batch_tokens();
+  model::MicroBatch batch;
+  batch.inputs = static_cast<const int32_t*>(inputs_->data());
+  batch.targets = static_cast<const int32_t*>(targets_->data());
+  batch.losses = static_cast<float*>(losses_->data()) + first_token;
+  if (weighted_) batch.row_scales = static_cast<const float*>(row_scales_->data()) + first_token;
+  if (log_sum_exp_ != nullptr) {
+    batch.log_sum_exp = static_cast<float*>(log_sum_exp_->data()) + first_token;
+  }
+  batch.first_token = first_token;
+  batch.step = static_cast<uint32_t>(state_.step);
+  return batch;
+}
+
+// Ranks take micro-batches in turn; each fills its own part of the step's losses, and all of them
+// have them all on return.
+template <typename Run>
+absl::Status Trainer::ForEachMicroBatch(const Run& run) {
+  const int64_t bytes = model_->step_tokens() * 4;
   float* losses = static_cast<float*>(losses_->data());
-  model_->PrepareWeights(model::PassKind::kTraining, step);
-  backend_.Zero(weights_->gradients(), table_.flat_size() * 4);
-  backend_.Zero(losses, model_->step_tokens() * 4);
+  backend_.Zero(losses, bytes);
+  if (log_sum_exp_ != nullptr) backend_.Zero(log_sum_exp_->data(), bytes);
   const int64_t micro_batches = config_.batch_size / config_.micro_batch_size;
-  // Ranks take micro-batches in turn; each fills its own part of `losses`.
   for (int64_t i = parts_.communicator->rank(); i < micro_batches;
        i += parts_.communicator->size()) {
     NIBBLE_RETURN_IF_ERROR(ReadTrainBatch(i));
-    const int64_t first_token = i * model_->micro_batch_tokens();
-    // One micro-batch is sample enough.
-    model_->ForwardBackward({static_cast<const int32_t*>(inputs_->data()),
-                             static_cast<const int32_t*>(targets_->data()), losses + first_token,
-                             first_token, step,
-                             i == parts_.communicator->rank() ? probe : nullptr});
+    run(BatchOf(i));
+  }
+  if (log_sum_exp_ != nullptr) {
+    NIBBLE_RETURN_IF_ERROR(parts_.communicator->AllReduceSum(
+        static_cast<float*>(log_sum_exp_->data()), model_->step_tokens()));
+  }
+  return parts_.communicator->AllReduceSum(losses, model_->step_tokens());
+}
+
+bool Trainer::WeighsSamples() const {
+  return config_.sample_weights.strategy != WeightStrategy::kUniform &&
+         state_.step >= config_.sample_weights.warmup_steps;
+}
+
+// From the losses of a forward pass over the whole step to row_scales_.
+absl::Status Trainer::WeighSamples() {
+  backend_.CopyToHost(host_losses_.data(), losses_->data(), model_->step_tokens() * 4);
+  NIBBLE_RETURN_IF_ERROR(backend_.Wait(backend_.Record()));
+  const int64_t length = config_.sequence_length;
+  for (int64_t i = 0; i < config_.batch_size; ++i) {
+    double sum = 0;
+    for (int64_t n = 0; n < length; ++n) sum += host_losses_[i * length + n];
+    // Of the tokens that have a target: where documents are kept apart, not all do.
+    sample_losses_[i] = sum / static_cast<double>(std::max<int64_t>(1, sample_targets_[i]));
+  }
+  SampleWeights(config_.sample_weights, sample_losses_, &sample_weights_);
+  for (int64_t i = 0; i < config_.batch_size; ++i) {
+    std::fill_n(host_row_scales_.begin() + i * length, length,
+                static_cast<float>(sample_weights_[i]));
+  }
+  backend_.CopyToDevice(row_scales_->data(), host_row_scales_.data(), model_->step_tokens() * 4);
+  weighted_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* probe) {
+  weighted_ = false;
+  model_->PrepareWeights(model::PassKind::kTraining, static_cast<uint32_t>(state_.step));
+  backend_.Zero(weights_->gradients(), table_.flat_size() * 4);
+  // One micro-batch is sample enough.
+  const auto probed = [this, probe](model::MicroBatch batch) {
+    const int64_t first = parts_.communicator->rank() * model_->micro_batch_tokens();
+    if (batch.first_token == first) batch.probe = probe;
+    return batch;
+  };
+  if (!WeighsSamples()) {
+    NIBBLE_RETURN_IF_ERROR(ForEachMicroBatch([this, &probed](const model::MicroBatch& batch) {
+      model_->ForwardBackward(probed(batch));
+    }));
+  } else {
+    NIBBLE_RETURN_IF_ERROR(
+        ForEachMicroBatch([this](const model::MicroBatch& batch) { model_->Forward(batch); }));
+    NIBBLE_RETURN_IF_ERROR(WeighSamples());
+    // The activations of the only micro-batch are still there.
+    const bool only_one = config_.batch_size == config_.micro_batch_size;
+    NIBBLE_RETURN_IF_ERROR(
+        ForEachMicroBatch([this, only_one, &probed](const model::MicroBatch& batch) {
+          only_one ? model_->Backward(probed(batch)) : model_->ForwardBackward(probed(batch));
+        }));
   }
   NIBBLE_RETURN_IF_ERROR(
       parts_.communicator->AllReduceSum(weights_->gradients(), table_.flat_size()));
-  NIBBLE_RETURN_IF_ERROR(parts_.communicator->AllReduceSum(losses, model_->step_tokens()));
   optimizer_->Update(state_.step + 1, learning_rate);
   return absl::OkStatus();
+}
+
+int64_t Trainer::StepTargets() const {
+  int64_t targets = 0;
+  for (const int64_t count : host_target_counts_) targets += count;
+  return std::max<int64_t>(1, targets);
+}
+
+// Of the step whose losses host_losses_ holds.
+double Trainer::Objective(double loss) const {
+  if (!weighted_ && log_sum_exp_ == nullptr) return loss;
+  const int64_t tokens = model_->step_tokens();
+  double sum = 0;
+  for (int64_t n = 0; n < tokens; ++n) {
+    double term = host_losses_[n];
+    if (log_sum_exp_ != nullptr) {
+      term += config_.loss.z_loss * double{host_log_sum_exp_[n]} * host_log_sum_exp_[n];
+    }
+    sum += weighted_ ? term * host_row_scales_[n] : term;
+  }
+  return sum / static_cast<double>(StepTargets());
 }
 
 // Sum over the first `losses` device losses in FP64 in their order, divided by `tokens`.
@@ -150,7 +273,7 @@ absl::StatusOr<double> Trainer::ShadowLoss() {
                      losses + i * model_->micro_batch_tokens()});
   }
   NIBBLE_RETURN_IF_ERROR(parts_.communicator->AllReduceSum(losses, model_->step_tokens()));
-  return MeanOfLosses(model_->step_tokens(), model_->step_tokens());
+  return MeanOfLosses(model_->step_tokens(), StepTargets());
 }
 
 absl::StatusOr<StepResult> Trainer::Step() {
@@ -166,7 +289,12 @@ absl::StatusOr<StepResult> Trainer::Step() {
   NIBBLE_RETURN_IF_ERROR(EnqueueStep(result.learning_rate, measured ? health_.get() : nullptr));
   if (measured) NIBBLE_RETURN_IF_ERROR(health_->Take(&result.health));
   backend_.CopyToHost(&host_grad_norm_, optimizer_->gradient_norm(), 4);
-  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), model_->step_tokens()));
+  if (log_sum_exp_ != nullptr) {
+    backend_.CopyToHost(host_log_sum_exp_.data(), log_sum_exp_->data(), model_->step_tokens() * 4);
+  }
+  // Gradients are divided by all tokens of the step, whether they have a target or not.
+  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), StepTargets()));
+  result.objective = Objective(result.loss);
   result.grad_norm = host_grad_norm_;
   state_.step += 1;
   state_.tokens += model_->step_tokens();
@@ -206,19 +334,26 @@ absl::StatusOr<Evaluation> Trainer::Evaluate() {
   }
   model_->PrepareWeights(model::PassKind::kEvaluation, static_cast<uint32_t>(state_.step));
   double sum = 0;
+  int64_t targets = 0;
   for (int64_t first = 0; first < sequences; first += config_.micro_batch_size) {
     const int64_t count = std::min(config_.micro_batch_size, sequences - first);
     NIBBLE_RETURN_IF_ERROR(ReadValidationBatch(first, count));
-    model_->Forward({static_cast<const int32_t*>(inputs_->data()),
-                     static_cast<const int32_t*>(targets_->data()),
-                     static_cast<float*>(losses_->data())});
+    model::MicroBatch batch;
+    batch.inputs = static_cast<const int32_t*>(inputs_->data());
+    batch.targets = static_cast<const int32_t*>(targets_->data());
+    batch.losses = static_cast<float*>(losses_->data());
+    model_->Forward(batch);
     NIBBLE_ASSIGN_OR_RETURN(const double batch_sum,
                             MeanOfLosses(count * config_.sequence_length, /*tokens=*/1));
     sum += batch_sum;
+    targets += CountTargets(host_targets_);
   }
   Evaluation evaluation;
-  evaluation.loss = sum / static_cast<double>(sequences * config_.sequence_length);
-  evaluation.bits_per_byte = evaluation.loss / std::log(2.0) / parts_.validation->bytes_per_token();
+  evaluation.loss = sum / static_cast<double>(std::max<int64_t>(1, targets));
+  const double bytes_per_token = parts_.validation->bytes_per_token();
+  if (bytes_per_token > 0) {
+    evaluation.bits_per_byte = evaluation.loss / std::log(2.0) / bytes_per_token;
+  }
   if (!std::isfinite(evaluation.loss)) {
     return absl::OutOfRangeError(
         absl::StrCat("step ", state_.step, ": the validation loss is not finite"));

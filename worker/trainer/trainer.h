@@ -18,7 +18,9 @@
 #include "worker/data/data_source.h"
 #include "worker/model/model.h"
 #include "worker/model/weights.h"
-#include "worker/optimizer/adamw.h"
+#include "worker/optimizer/optimizer.h"
+#include "worker/trainer/background_save.h"
+#include "worker/trainer/efficiency.h"
 #include "worker/trainer/quantisation_health.h"
 #include "worker/trainer/training_config.h"
 
@@ -33,7 +35,9 @@ struct TrainerParts {
 };
 
 struct StepResult {
-  double loss = 0;  // nats per token, mean over the step
+  double loss = 0;  // nats per token, mean over the step: plain cross-entropy
+  // What the gradient is of: the same with sample weights and z-loss.
+  double objective = 0;
   double learning_rate = 0;
   double grad_norm = 0;  // before clipping
   // Where the step was measured: what QuantisationHealth::Take says, and health/shadow_loss (nats
@@ -42,8 +46,8 @@ struct StepResult {
 };
 
 struct Evaluation {
-  double loss = 0;  // nats per token, mean over all tokens
-  double bits_per_byte = 0;
+  double loss = 0;           // nats per token, mean over all targets
+  double bits_per_byte = 0;  // 0 where the data does not say how long its text is
 };
 
 // Not thread-safe.
@@ -62,7 +66,19 @@ class Trainer {
   // The complete state of a checkpoint of this configuration. FAILED_PRECONDITION: it is of another
   // configuration; otherwise as checkpoint::OpenAndVerify says.
   absl::Status Restore(const std::string& directory, const std::string& manifest_digest);
-  absl::StatusOr<checkpoint::SavedCheckpoint> Save();
+
+  // Checkpoints are written behind training (background_save.h), one at a time.
+  // Takes the memory for them; otherwise the first StartSave does. RESOURCE_EXHAUSTED.
+  absl::Status PrepareSaves();
+  // Copies the state as it is and begins to write it to config.output_directory. REQUIRES: none is
+  // under way.
+  absl::Status StartSave();
+  // Started and not finished; then, whether FinishSave() need not wait, and of which step it is.
+  bool SaveUnderWay() const;
+  bool SaveWritten() const;
+  int64_t saving_step() const { return saving_step_; }
+  // Errors as checkpoint::SaveCheckpoint says.
+  absl::StatusOr<checkpoint::SavedCheckpoint> FinishSave();
 
   // One update. Allocates nothing unless the step is measured. OUT_OF_RANGE, naming the step, where
   // loss or gradient norm is not finite; the state is lost then. REQUIRES: step() < config.steps.
@@ -71,18 +87,25 @@ class Trainer {
   // computed without quantisation. REQUIRES: parts.validation.
   absl::StatusOr<Evaluation> Evaluate();
 
-  // SHA-256, hex, over the FP32 values (little-endian) of all weights, then all first, then all
-  // second moments, each in the order of the parameter table, without alignment gaps.
+  // SHA-256, hex, over the FP32 values (little-endian) of all weights in the order of the parameter
+  // table, then of the optimiser's state in its order, without alignment gaps: the tensor data of a
+  // checkpoint's two files.
   absl::StatusOr<std::string> Digest();
 
   int64_t step() const { return state_.step; }
   int64_t tokens() const { return state_.tokens; }
+  // How far the run is in each of its sources.
+  std::vector<data::SourceProgress> DataProgress() const {
+    return parts_.train->Progress(state_.data_position);
+  }
   // Mean loss over the steps made of the last 5 % of the run, at least one step; 0 before them.
   double final_train_loss() const;
+  // Memory that training takes, the copy for checkpoints included.
+  PlannedMemory planned_memory() const;
   const model::ParameterTable& parameters() const { return table_; }
   // Device pointers; for tests and tools.
   const model::Weights& weights() const { return *weights_; }
-  const optimizer::AdamW& optimizer() const { return *optimizer_; }
+  const optimizer::Optimizer& optimizer() const { return *optimizer_; }
 
  private:
   Trainer(const TrainingConfig& config, const TrainerParts& parts);
@@ -92,9 +115,18 @@ class Trainer {
   absl::Status EnqueueStep(double learning_rate, model::LinearProbe* probe);
   // Mean loss of the coming step's batch in high precision.
   absl::StatusOr<double> ShadowLoss();
+  model::MicroBatch BatchOf(int64_t micro_batch) const;
+  template <typename Run>
+  absl::Status ForEachMicroBatch(const Run& run);
+  bool WeighsSamples() const;
+  absl::Status WeighSamples();
+  double Objective(double loss) const;
+  // Tokens of the step that have a target (the others' is -1), at least 1.
+  int64_t StepTargets() const;
   absl::StatusOr<double> MeanOfLosses(int64_t losses, int64_t tokens);
-  absl::Status LoadFlat(const checkpoint::TensorFile& file, const std::string& suffix,
-                        float* device) const;
+  std::vector<optimizer::StateTensor> WeightTensors() const;
+  absl::Status Load(const checkpoint::TensorFile& file,
+                    const std::vector<optimizer::StateTensor>& tensors) const;
 
   const TrainingConfig config_;
   const TrainerParts parts_;
@@ -102,15 +134,25 @@ class Trainer {
   const model::ParameterTable table_;
   std::unique_ptr<model::Weights> weights_;
   std::unique_ptr<model::Model> model_;
-  std::unique_ptr<optimizer::AdamW> optimizer_;
+  std::unique_ptr<optimizer::Optimizer> optimizer_;
   std::unique_ptr<QuantisationHealth> health_;  // null: never measured
   checkpoint::TrainingState state_;
 
-  // One micro-batch of tokens, and the losses of a whole step.
-  std::unique_ptr<kernels::DeviceBuffer> inputs_, targets_, losses_;
+  // One micro-batch of tokens; of a whole step the losses, and where the objective asks for them
+  // the weights of its tokens and their log sum exp.
+  std::unique_ptr<kernels::DeviceBuffer> inputs_, targets_, losses_, row_scales_, log_sum_exp_;
   std::vector<int32_t> host_inputs_, host_targets_;
-  std::vector<float> host_losses_;
+  std::vector<float> host_losses_, host_row_scales_, host_log_sum_exp_;
+  std::vector<int64_t> host_target_counts_;  // of each micro-batch of the step
+  std::vector<int64_t> sample_targets_;      // of each sequence, where they are weighed
+  std::vector<double> sample_losses_, sample_weights_;
+  // Of the step at hand: row_scales_ holds its weights; otherwise all are 1.
+  bool weighted_ = false;
   float host_grad_norm_ = 0;
+
+  int64_t saving_step_ = 0;
+  // Last, so that it goes first: it reads none of the above once it has copied, but ends a thread.
+  std::unique_ptr<BackgroundSave> save_;
 };
 
 }  // namespace nibble::trainer

@@ -10,67 +10,9 @@
 namespace nibble::trainer {
 namespace {
 
+using checkpoint::SavedCheckpoint;
 using model::Parameter;
-using model::ParameterTable;
-
-// Names of the moments in a checkpoint, as torch.optim.AdamW calls them.
-constexpr char kFirstMomentSuffix[] = ".exp_avg";
-constexpr char kSecondMomentSuffix[] = ".exp_avg_sq";
-
-struct FlatBuffer {
-  const float* device;
-  const char* suffix;
-};
-
-// Calls visit(values, count) for every piece of a flat device buffer, parameter by parameter.
-template <typename Visitor>
-absl::Status ReadFlat(kernels::Backend& backend, const ParameterTable& table, const float* device,
-                      std::vector<float>& staging, Visitor visit) {
-  staging.resize(model::kStagingElements);
-  for (const Parameter& parameter : table.parameters()) {
-    for (int64_t first = 0; first < parameter.size; first += model::kStagingElements) {
-      const int64_t count = std::min(model::kStagingElements, parameter.size - first);
-      backend.CopyToHost(staging.data(), device + parameter.offset + first, count * 4);
-      NIBBLE_RETURN_IF_ERROR(backend.Wait(backend.Record()));
-      NIBBLE_RETURN_IF_ERROR(visit(staging.data(), count));
-    }
-  }
-  return absl::OkStatus();
-}
-
-class FlatTensors : public checkpoint::TensorSource {
- public:
-  FlatTensors(kernels::Backend& backend, const ParameterTable& table,
-              std::vector<FlatBuffer> buffers)
-      : backend_(backend), table_(table), buffers_(std::move(buffers)) {}
-
-  std::vector<checkpoint::TensorInfo> Tensors() const override {
-    std::vector<checkpoint::TensorInfo> tensors;
-    for (const FlatBuffer& buffer : buffers_) {
-      for (const Parameter& parameter : table_.parameters()) {
-        checkpoint::TensorInfo& tensor = tensors.emplace_back();
-        tensor.name = absl::StrCat(parameter.name, buffer.suffix);
-        tensor.shape = parameter.shape;
-      }
-    }
-    return tensors;
-  }
-
-  absl::Status WriteTo(checkpoint::SafetensorsWriter& writer) override {
-    std::vector<float> staging;
-    for (const FlatBuffer& buffer : buffers_) {
-      NIBBLE_RETURN_IF_ERROR(ReadFlat(
-          backend_, table_, buffer.device, staging,
-          [&](const float* values, int64_t count) { return writer.Append(values, count); }));
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  kernels::Backend& backend_;
-  const ParameterTable& table_;
-  const std::vector<FlatBuffer> buffers_;
-};
+using optimizer::StateTensor;
 
 }  // namespace
 
@@ -78,18 +20,26 @@ absl::Status Trainer::Initialise() {
   state_.step = state_.tokens = state_.data_position = 0;
   state_.loss_sum = 0;
   state_.loss_count = 0;
-  backend_.Zero(optimizer_->first_moment(), table_.flat_size() * 4);
-  backend_.Zero(optimizer_->second_moment(), table_.flat_size() * 4);
+  for (const StateTensor& tensor : optimizer_->State()) {
+    backend_.Zero(tensor.values, tensor.size * 4);
+  }
   return weights_->Initialise(config_.seed);
 }
 
-absl::Status Trainer::LoadFlat(const checkpoint::TensorFile& file, const std::string& suffix,
-                               float* device) const {
+std::vector<StateTensor> Trainer::WeightTensors() const {
+  std::vector<StateTensor> tensors;
   for (const Parameter& parameter : table_.parameters()) {
-    NIBBLE_ASSIGN_OR_RETURN(const absl::string_view values,
-                            file.Values(absl::StrCat(parameter.name, suffix), parameter.shape));
-    backend_.CopyToDevice(device + parameter.offset, values.data(),
-                          static_cast<int64_t>(values.size()));
+    tensors.push_back(
+        {parameter.name, parameter.shape, weights_->master() + parameter.offset, parameter.size});
+  }
+  return tensors;
+}
+
+absl::Status Trainer::Load(const checkpoint::TensorFile& file,
+                           const std::vector<StateTensor>& tensors) const {
+  for (const StateTensor& tensor : tensors) {
+    NIBBLE_ASSIGN_OR_RETURN(const absl::string_view values, file.Values(tensor.name, tensor.shape));
+    backend_.CopyToDevice(tensor.values, values.data(), static_cast<int64_t>(values.size()));
   }
   return absl::OkStatus();
 }
@@ -98,7 +48,7 @@ absl::Status Trainer::InitialiseFrom(const std::string& directory) {
   NIBBLE_RETURN_IF_ERROR(Initialise());
   NIBBLE_ASSIGN_OR_RETURN(const checkpoint::OpenCheckpoint opened,
                           checkpoint::OpenWeights(directory));
-  const absl::Status loaded = LoadFlat(opened.model, "", weights_->master());
+  const absl::Status loaded = Load(opened.model, WeightTensors());
   if (!loaded.ok() || opened.model.header().tensors.size() != table_.parameters().size()) {
     return absl::FailedPreconditionError(absl::StrCat("training.init_from: ", directory,
                                                       " is of another model",
@@ -131,42 +81,56 @@ absl::Status Trainer::Restore(const std::string& directory, const std::string& m
         absl::StrCat("the checkpoint in ", directory,
                      " has a step, token and data position that do not belong together"));
   }
-  NIBBLE_RETURN_IF_ERROR(LoadFlat(opened.model, "", weights_->master()));
-  NIBBLE_RETURN_IF_ERROR(
-      LoadFlat(*opened.optimizer, kFirstMomentSuffix, optimizer_->first_moment()));
-  NIBBLE_RETURN_IF_ERROR(
-      LoadFlat(*opened.optimizer, kSecondMomentSuffix, optimizer_->second_moment()));
+  NIBBLE_RETURN_IF_ERROR(Load(opened.model, WeightTensors()));
+  NIBBLE_RETURN_IF_ERROR(Load(*opened.optimizer, optimizer_->State()));
   weights_->RefreshBf16();
   state_ = saved;
   return backend_.Synchronize();
 }
 
-absl::StatusOr<checkpoint::SavedCheckpoint> Trainer::Save() {
-  FlatTensors model(backend_, table_, {{weights_->master(), ""}});
-  FlatTensors moments(backend_, table_,
-                      {{optimizer_->first_moment(), kFirstMomentSuffix},
-                       {optimizer_->second_moment(), kSecondMomentSuffix}});
-  checkpoint::CheckpointContents contents;
-  contents.state = state_;
-  contents.model = &model;
-  contents.optimizer = &moments;
+absl::Status Trainer::PrepareSaves() {
+  if (save_ != nullptr) return absl::OkStatus();
+  std::vector<checkpoint::TextFile> texts;
   if (!config_.model_description.empty()) {
-    contents.texts.push_back({checkpoint::kModelDescriptionFile, config_.model_description});
+    texts.push_back({checkpoint::kModelDescriptionFile, config_.model_description});
   }
-  return checkpoint::SaveCheckpoint(config_.output_directory, contents);
+  NIBBLE_ASSIGN_OR_RETURN(save_, BackgroundSave::Create(backend_, WeightTensors(),
+                                                        optimizer_->State(), std::move(texts)));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::StartSave() {
+  NIBBLE_RETURN_IF_ERROR(PrepareSaves());
+  saving_step_ = state_.step;
+  return save_->Start(config_.output_directory, state_);
+}
+
+bool Trainer::SaveUnderWay() const { return save_ != nullptr && save_->under_way(); }
+bool Trainer::SaveWritten() const { return save_->written(); }
+absl::StatusOr<SavedCheckpoint> Trainer::FinishSave() { return save_->Finish(); }
+
+PlannedMemory Trainer::planned_memory() const {
+  PlannedMemory memory;
+  memory.parameters = table_.parameter_count();
+  memory.optimizer_bytes = optimizer_->state_bytes();
+  const int64_t bytes_per_element = 4 + 4 + (weights_->bf16() == nullptr ? 0 : 2);
+  memory.total_bytes = table_.flat_size() * bytes_per_element + memory.optimizer_bytes +
+                       model_->arena_bytes() + (save_ == nullptr ? 0 : save_->copy_bytes());
+  return memory;
 }
 
 absl::StatusOr<std::string> Trainer::Digest() {
   Sha256 sha256;
-  std::vector<float> staging;
-  for (const float* buffer : {static_cast<const float*>(weights_->master()),
-                              static_cast<const float*>(optimizer_->first_moment()),
-                              static_cast<const float*>(optimizer_->second_moment())}) {
-    NIBBLE_RETURN_IF_ERROR(
-        ReadFlat(backend_, table_, buffer, staging, [&](const float* values, int64_t count) {
-          sha256.Update(values, static_cast<size_t>(count) * 4);
-          return absl::OkStatus();
-        }));
+  std::vector<float> staging(model::kStagingElements);
+  std::vector<StateTensor> tensors = WeightTensors();
+  for (StateTensor& tensor : optimizer_->State()) tensors.push_back(std::move(tensor));
+  for (const StateTensor& tensor : tensors) {
+    for (int64_t first = 0; first < tensor.size; first += model::kStagingElements) {
+      const int64_t count = std::min(model::kStagingElements, tensor.size - first);
+      backend_.CopyToHost(staging.data(), tensor.values + first, count * 4);
+      NIBBLE_RETURN_IF_ERROR(backend_.Wait(backend_.Record()));
+      sha256.Update(staging.data(), static_cast<size_t>(count) * 4);
+    }
   }
   return sha256.HexDigest();
 }

@@ -8,9 +8,12 @@
 #include <vector>
 
 #include "kernels/operand_format.h"
+#include "worker/data/data_config.h"
+#include "worker/model/loss_config.h"
 #include "worker/model/model_config.h"
 #include "worker/model/precision_policy.h"
 #include "worker/optimizer/optimizer_config.h"
+#include "worker/trainer/sample_weights.h"
 
 namespace nibble::trainer {
 
@@ -41,7 +44,7 @@ struct TrainingConfig {
   std::vector<LinearPrecision> linears;  // as model::LinearsOf(model), from step 0 on
   // Later formats of the same layers, all of them; steps count from 0 and rise.
   std::vector<model::PrecisionPhase> later_precision;
-  std::string data_directory;  // absolute
+  data::DataConfig data;
   int64_t steps = 0;
   int64_t sequence_length = 0;
   int64_t batch_size = 0;        // sequences a step
@@ -51,6 +54,10 @@ struct TrainingConfig {
   AdamWConfig optimizer;
   ScheduleConfig schedule;
   HealthConfig health;
+  model::LossConfig loss;
+  SampleWeightConfig sample_weights;
+  // Forward and backward, as users count them; for reports only.
+  double flops_per_token = 0;
   int64_t checkpoint_interval = 0;  // 0: only at the end and on pause
   std::string output_directory;     // absolute; checkpoints in <output_directory>/step-<N>
   std::string resume_from;          // checkpoint directory, empty for none

@@ -28,11 +28,13 @@ absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObse
     return absl::InvalidArgumentError(absl::StrCat(
         "backend ", config.backend, " has no products of some formats of the precision policy"));
   }
-  NIBBLE_ASSIGN_OR_RETURN(
-      const std::unique_ptr<data::DataSource> train,
-      data::DataSource::Open(config.data_directory, data::Split::kTrain, config.sequence_length));
-  absl::StatusOr<std::unique_ptr<data::DataSource>> validation = data::DataSource::Open(
-      config.data_directory, data::Split::kValidation, config.sequence_length);
+  const data::DataOptions data_options = {.sequence_length = config.sequence_length,
+                                          .vocab_size = config.model.vocab_size,
+                                          .samples = config.steps * config.batch_size};
+  NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<data::DataSource> train,
+                          data::DataSource::Open(config.data, data::Split::kTrain, data_options));
+  absl::StatusOr<std::unique_ptr<data::DataSource>> validation =
+      data::DataSource::Open(config.data, data::Split::kValidation, data_options);
   // A dataset need not have a validation split.
   if (!validation.ok() && !absl::IsNotFound(validation.status())) return validation.status();
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,13 +18,19 @@ struct StepReport {
   int64_t step = 0;    // 1-based: updates done
   int64_t tokens = 0;  // trained so far
   double loss = 0;     // nats per token, mean over the step
+  // What the gradient is of, where that is not the loss: with sample weights and z-loss.
+  bool has_objective = false;
+  double objective = 0;
   double learning_rate = 0;
   double grad_norm = 0;  // before clipping
   double step_seconds = 0;
   bool has_validation = false;  // a validation was made after this step
   double validation_loss = 0;
-  double validation_bits_per_byte = 0;
+  double validation_bits_per_byte = 0;   // 0 where the data does not record its text's length
   std::map<std::string, double> health;  // StepResult::health
+  // efficiency.h: what is known of this step, by name.
+  std::map<std::string, double> efficiency;
+  std::vector<data::SourceProgress> data;
 };
 
 struct CheckpointReport {
@@ -42,7 +49,12 @@ struct RunResult {
   double validation_loss = 0;
   double validation_bits_per_byte = 0;
   double tokens_per_second = 0;  // over the steps of this process, validation left out
-  std::string digest;            // SHA-256 over weights and optimiser state, hex
+  // efficiency.h, over the same steps, by name.
+  std::map<std::string, double> efficiency;
+  // How long training stood still for checkpoints.
+  double checkpoint_stall_seconds = 0;
+  std::string digest;  // SHA-256 over weights and optimiser state, hex
+  std::vector<data::SourceProgress> data;
 };
 
 // Hears of a run and steers it. All calls come from the thread of RunTraining. An error status ends
@@ -53,8 +65,9 @@ class TrainingObserver {
   // State is loaded; training goes on after `step`.
   virtual absl::Status OnStarted(int64_t step) = 0;
   virtual absl::Status OnStep(const StepReport& report) = 0;
-  // A checkpoint is in place but not yet committed. `must_commit`: the run is about to end (last
-  // step or pause), so return only when it is committed.
+  // A checkpoint is in place but not yet committed. They are written behind training: steps after
+  // report.step may have been reported already, but never a later checkpoint. `must_commit`: the
+  // run is about to end (last step or pause), so return only when it is committed.
   virtual absl::Status OnCheckpoint(const CheckpointReport& report, bool must_commit) = 0;
   // Asked once after every step.
   virtual bool PauseRequested() = 0;

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Cross-entropy and AdamW on a CPU beside PyTorch, interleaved in one run.
+
+  tests/bench/ops_vs_pytorch.py [--op adamw|cross_entropy] [--pairs 9] [--threads 2]
+
+adamw: one update of 16 million parameters. Ours with and without the clipping that a step of
+training does (norm and factor), and writing the BF16 copy; the peers are torch.optim.AdamW as it is
+by default, with foreach and with fused, for the clipped rows after clip_grad_norm_ and with the
+same copy to BF16.
+
+cross_entropy: an output head of 256 features and 50,257 columns over 1,024 rows. `head` is the
+whole of it, loss and gradients, beside F.cross_entropy(F.linear(x, w)); `alone` is that without the
+three products, measured in the same run and subtracted, beside F.cross_entropy of given logits with
+its backward.
+
+Prints the median of the pair ratios (peer / ours) and their range.
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+
+import bench_peer
+
+SIZE = 16_000_000
+ROWS, FEATURES, VOCABULARY = 1024, 256, 50257
+
+PEER = r"""
+import sys, time, torch, torch.nn.functional as F
+what, dtype, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+SIZE, ROWS, FEATURES, VOCABULARY = map(int, sys.argv[4:8])
+torch.set_num_threads(threads)
+torch.manual_seed(0)
+
+def adamw(kind, clip):
+    # As many tensors as a model has: 64.
+    tensors = [torch.nn.Parameter(torch.randn(SIZE // 64)) for _ in range(64)]
+    for t in tensors: t.grad = torch.randn_like(t)
+    flags = {"default": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}[kind]
+    optimizer = torch.optim.AdamW(tensors, lr=1e-6, betas=(.9, .95), weight_decay=.1, **flags)
+    copies = [torch.empty_like(t, dtype=torch.bfloat16) for t in tensors]
+    def run():
+        if clip: torch.nn.utils.clip_grad_norm_(tensors, 1.0)
+        optimizer.step()
+        if clip:
+            with torch.no_grad():
+                for c, t in zip(copies, tensors): c.copy_(t)
+    return run
+
+def head(alone):
+    x = torch.randn(ROWS, FEATURES, requires_grad=True)
+    w = (torch.randn(VOCABULARY, FEATURES) * .05).requires_grad_()
+    w.grad, x.grad = torch.zeros_like(w), torch.zeros_like(x)
+    targets = torch.arange(ROWS) * 7919 % VOCABULARY
+    if alone:
+        logits = (x @ w.T).detach().requires_grad_()
+        logits.grad = torch.zeros_like(logits)
+        def run():
+            F.cross_entropy(logits, targets).backward()
+        return run
+    def run():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            logits = F.linear(x, w)
+        F.cross_entropy(logits.float(), targets).backward()
+    return run
+
+run = {"default": lambda: adamw("default", False), "foreach": lambda: adamw("foreach", False),
+       "fused": lambda: adamw("fused", False), "clip_fused": lambda: adamw("fused", True),
+       "clip_foreach": lambda: adamw("foreach", True), "clip_default": lambda: adamw("default", True),
+       "head": lambda: head(False), "alone": lambda: head(True)}[what]()
+for line in sys.stdin:
+    start = time.perf_counter()
+    run()
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+def peer(what, dtype, threads):
+    return bench_peer.Server([bench_peer.python(), "-c", PEER, what, dtype, threads, SIZE, ROWS, FEATURES,
+                              VOCABULARY], bench_peer.ENVIRONMENT)
+
+
+def ours(*words):
+    return bench_peer.Server([bench_peer.BUILD / "test" / "op_server", *words])
+
+
+def compare(name, pairs, our_servers, peer_server, our_time):
+    """our_time(list of seconds, one a server) -> seconds."""
+    ratios, mine, theirs = [], [], []
+    for pair in range(pairs + 2):  # two warm up
+        seconds = our_time([server.run() for server in our_servers])
+        other = peer_server.run()
+        if pair < 2:
+            continue
+        ratios.append(other / seconds)
+        mine.append(seconds)
+        theirs.append(other)
+    for server in [*our_servers, peer_server]:
+        server.stop()
+    print(f"{name}: ours {statistics.median(mine) * 1e3:.1f} ms, peer {statistics.median(theirs) * 1e3:.1f} ms, "
+          f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+
+
+def trial(what, dtype, threads):
+    server = peer(what, dtype, threads)
+    server.run()
+    seconds = server.run()
+    server.stop()
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", choices=("adamw", "cross_entropy"), action="append")
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    version = subprocess.run([bench_peer.python(), "-c", "import torch; print(torch.__version__)"], check=True,
+                             capture_output=True, text=True).stdout.strip()
+    print(f"PyTorch {version}, {options.threads} threads")
+    threads = options.threads
+    if not options.op or "adamw" in options.op:
+        for kind in ("default", "foreach", "fused"):
+            compare(f"AdamW beside {kind}", options.pairs, [ours("adamw", SIZE, "fp32", threads)],
+                    peer(kind, "fp32", threads), lambda s: s[0])
+        for kind in ("default", "foreach", "fused"):
+            compare(f"clip, AdamW and BF16 copy beside {kind}", options.pairs,
+                    [ours("clip_adamw", SIZE, "bf16", threads)], peer("clip_" + kind, "fp32", threads),
+                    lambda s: s[0])
+    if not options.op or "cross_entropy" in options.op:
+        trials = {d: trial("head", d, threads) for d in ("fp32", "bf16")}
+        dtype = min(trials, key=trials.get)
+        shape = (ROWS, FEATURES, VOCABULARY, "bf16", threads)
+        compare(f"head with cross-entropy beside PyTorch in {dtype}", options.pairs,
+                [ours("cross_entropy", *shape)], peer("head", dtype, threads), lambda s: s[0])
+        compare("cross-entropy alone", options.pairs,
+                [ours("cross_entropy", *shape), ours("products", *shape)],
+                peer("alone", "fp32", threads), lambda s: max(s[0] - s[1], 1e-6))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
