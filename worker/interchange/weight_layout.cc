@@ -124,8 +124,16 @@ int64_t ForeignRow(const WeightPiece& piece, int64_t row) {
 
 absl::StatusOr<std::vector<WeightPiece>> HuggingFaceLayout(const v1::ModelSpec& model) {
   if (model.family() == "llama") return HuggingFaceLlama(model);
-  return absl::UnimplementedError(absl::StrCat("models of the family ", model.family(),
-                                               " have no equal in transformers; llama has"));
+  const bool square =
+      model.kv_heads() == model.heads() && model.heads() * model.head_size() == model.width();
+  if (model.family() == "gpt2" && square) return HuggingFaceGpt2(model);
+  if (model.family() == "gpt2") {
+    return absl::UnimplementedError(
+        "transformers' gpt2 has as many key heads as heads, which share the width");
+  }
+  return absl::UnimplementedError(
+      absl::StrCat("models of the family ", model.family(),
+                   " have no equal in transformers; llama and gpt2 have"));
 }
 
 std::vector<WeightPiece> Llama2cLayout(const v1::ModelSpec& model) {
