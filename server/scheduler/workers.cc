@@ -61,11 +61,11 @@ void Scheduler::Machine::AddZombie(WorkerState& worker, const AttemptId& attempt
   const std::string& worker_id = worker.info.worker_id;
   if (tracker_.Held(attempt, worker_id) > 0) return;
   // Known from before a restart of the daemon by nobody but the worker. What an ended job had held
-  // is not known any more: at least one.
+  // is not known any more: perhaps all that is free.
   const LiveJob* const job = FindLive(attempt.job_id);
   const ResourceTracker::WorkerSlots& slots = *tracker_.Find(worker_id);
-  const int32_t held =
-      std::min(job == nullptr ? 1 : job->record.document->slots, slots.total - slots.used);
+  const int32_t free = slots.total - slots.used;
+  const int32_t held = job == nullptr ? free : std::min(job->record.document->slots, free);
   if (held < 1) return;
   NIBBLE_CHECK(tracker_.Reserve(attempt, worker_id, held).ok());
   worker.zombies.insert(attempt);
