@@ -229,7 +229,7 @@ TEST_F(ClientTest, FishCompletes) {
                                  "\" | string replace -r \"\\t.*\" \"\"'"));
   };
   EXPECT_EQ(complete("nibble comp"), "compare completion ");
-  EXPECT_EQ(complete("nibble data "), "inspect prepare ");
+  EXPECT_EQ(complete("nibble data "), "inspect prepare train-tokenizer ");
   EXPECT_EQ(complete("nibble list --st"), "--state ");
 }
 

@@ -53,7 +53,9 @@ absl::Status CheckSubmit(const std::string& bytes) {
 }
 
 std::string Tag(int field, int wire_type) {
-  return std::string(1, static_cast<char>(field << 3 | wire_type));
+  const int tag = field << 3 | wire_type;
+  if (tag < 128) return std::string(1, static_cast<char>(tag));
+  return {static_cast<char>((tag & 127) | 128), static_cast<char>(tag >> 7)};
 }
 
 std::string Bytes(int field, const std::string& payload) {
@@ -84,9 +86,9 @@ TEST(WireCheckTest, WellFormedMessagesPass) {
 }
 
 TEST(WireCheckTest, NamesUnknownFieldsByPath) {
-  EXPECT_THAT(FieldsOf(CheckSubmit(Bytes(15, "x"))), ElementsAre("15"));
-  const std::string model = Bytes(15, "x");
-  EXPECT_THAT(FieldsOf(CheckSubmit(Bytes(1, Bytes(5, model)))), ElementsAre("spec.model.15"));
+  EXPECT_THAT(FieldsOf(CheckSubmit(Bytes(99, "x"))), ElementsAre("99"));
+  const std::string model = Bytes(99, "x");
+  EXPECT_THAT(FieldsOf(CheckSubmit(Bytes(1, Bytes(5, model)))), ElementsAre("spec.model.99"));
 }
 
 TEST(WireCheckTest, NamesValuesThatProtobufLetsThrough) {
