@@ -4,14 +4,17 @@
 //   op_server products      ROWS FEATURES VOCABULARY bf16|fp32 THREADS
 //   op_server adamw         SIZE bf16|fp32 THREADS
 //   op_server clip_adamw    SIZE bf16|fp32 THREADS
+//   op_server quantize      ROWS COLS nearest|stochastic|tiles THREADS
 // cross_entropy is the output head, loss and backward: products and cross-entropy; products is the
 // three products of the same head alone. clip_adamw takes the gradient's norm first and clips by
-// it. bf16: with BF16 activations, or with the BF16 copy of the parameters written too.
+// it. bf16: with BF16 activations, or with the BF16 copy of the parameters written too. quantize
+// takes FP32 values to NVFP4 and back: 1x16 blocks to nearest or stochastically, or 16x16 tiles.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -117,30 +120,52 @@ Operation Update(Arrays& arrays, int64_t size, bool bf16, bool clip) {
   };
 }
 
+Operation Quantize(Arrays& arrays, int64_t rows, int64_t cols, const std::string& how) {
+  OperandRequest request;
+  request.source = arrays.Make(DType::kF32, rows, cols, 1);
+  request.format.format = Format::kNvfp4;
+  request.format.block_rows = how == "tiles" ? 16 : 1;
+  if (how == "stochastic") request.format.rounding = Rounding::kStochastic;
+  request.key.total_cols = cols;
+  arrays.buffers.push_back(*arrays.backend->Allocate(
+      arrays.backend->OperandBytes(request.format, DType::kF32, rows, cols)));
+  void* storage = arrays.buffers.back()->data();
+  return [&arrays, request, storage]() mutable {
+    arrays.backend->PrepareOperand(request, storage);
+    request.key.step += 1;
+  };
+}
+
 [[noreturn]] void Usage() {
   std::fprintf(
       stderr,
       "usage: op_server cross_entropy|products ROWS FEATURES VOCABULARY bf16|fp32 THREADS\n"
-      "       op_server adamw|clip_adamw SIZE bf16|fp32 THREADS\n");
+      "       op_server adamw|clip_adamw SIZE bf16|fp32 THREADS\n"
+      "       op_server quantize ROWS COLS nearest|stochastic|tiles THREADS\n");
   std::exit(2);
 }
 
-int Main(const std::vector<std::string>& words) {
-  const bool head = !words.empty() && (words[0] == "cross_entropy" || words[0] == "products");
-  if (words.size() != (head ? 6u : 4u)) Usage();
+Operation OperationOf(Arrays& arrays, const std::vector<std::string>& words) {
+  const auto number = [&](size_t i) { return std::atoll(words[i].c_str()); };
   const bool bf16 = words[words.size() - 2] == "bf16";
+  if (words[0] == "quantize") return Quantize(arrays, number(1), number(2), words[3]);
+  if (words[0] == "adamw" || words[0] == "clip_adamw") {
+    return Update(arrays, number(1), bf16, words[0] == "clip_adamw");
+  }
+  const HeadShape shape{number(1), number(2), number(3), bf16 ? DType::kBF16 : DType::kF32};
+  return words[0] == "products" ? Products(arrays, shape) : CrossEntropy(arrays, shape);
+}
+
+int Main(const std::vector<std::string>& words) {
+  const std::map<std::string, size_t> arguments = {
+      {"cross_entropy", 6}, {"products", 6}, {"adamw", 4}, {"clip_adamw", 4}, {"quantize", 5}};
+  const auto expected = words.empty() ? arguments.end() : arguments.find(words[0]);
+  if (expected == arguments.end() || expected->second != words.size()) Usage();
   Arrays arrays;
   BackendOptions options;
   options.threads = std::atoi(words.back().c_str());
   arrays.backend = *CreateBackend("cpu", options);
-  Operation operation;
-  if (head) {
-    const HeadShape shape{std::atoll(words[1].c_str()), std::atoll(words[2].c_str()),
-                          std::atoll(words[3].c_str()), bf16 ? DType::kBF16 : DType::kF32};
-    operation = words[0] == "products" ? Products(arrays, shape) : CrossEntropy(arrays, shape);
-  } else {
-    operation = Update(arrays, std::atoll(words[1].c_str()), bf16, words[0] == "clip_adamw");
-  }
+  const Operation operation = OperationOf(arrays, words);
   std::fprintf(stderr, "%s\n", std::string(arrays.backend->description()).c_str());
   for (std::string line; std::getline(std::cin, line);) {
     const auto before = std::chrono::steady_clock::now();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Cross-entropy and AdamW on a CPU beside PyTorch, interleaved in one run.
+"""Cross-entropy, AdamW and quantisation on a CPU beside PyTorch, interleaved in one run.
 
-  tests/bench/ops_vs_pytorch.py [--op adamw|cross_entropy] [--pairs 9] [--threads 2]
+  tests/bench/ops_vs_pytorch.py [--op adamw|cross_entropy|quantize] [--pairs 9] [--threads 2]
 
 adamw: one update of 16 million parameters. Ours with and without the clipping that a step of
 training does (norm and factor), and writing the BF16 copy; the peers are torch.optim.AdamW as it is
@@ -12,6 +12,10 @@ cross_entropy: an output head of 256 features and 50,257 columns over 1,024 rows
 whole of it, loss and gradients, beside F.cross_entropy(F.linear(x, w)); `alone` is that without the
 three products, measured in the same run and subtracted, beside F.cross_entropy of given logits with
 its backward.
+
+quantize: 16 million FP32 values to NVFP4 and back, in blocks of 16 (to nearest and stochastically)
+and in tiles of 16x16, the tensor's largest magnitude included; the peer is the same in eager
+PyTorch.
 
 Prints the median of the pair ratios (peer / ours) and their range.
 """
@@ -25,6 +29,7 @@ import bench_peer
 
 SIZE = 16_000_000
 ROWS, FEATURES, VOCABULARY = 1024, 256, 50257
+SIDE = 4096  # of the matrix to quantise
 
 PEER = r"""
 import sys, time, torch, torch.nn.functional as F
@@ -65,7 +70,25 @@ def head(alone):
         F.cross_entropy(logits.float(), targets).backward()
     return run
 
-run = {"default": lambda: adamw("default", False), "foreach": lambda: adamw("foreach", False),
+def quantize(how):
+    x = torch.randn(4096, 4096)
+    dims = (1, 3) if how == "tiles" else (-1,)
+    blocks = x.view(256, 16, 256, 16) if how == "tiles" else x.view(-1, 16)
+    def run():
+        to_scale = 448 * 6 / x.abs().amax()
+        scale = (blocks.abs().amax(dims, keepdim=True) / 6 * to_scale).to(torch.float8_e4m3fn).float()
+        y = (blocks * (to_scale / scale)).clamp_(-6, 6)
+        size = y.abs()
+        step = torch.where(size < 2, .5, torch.where(size < 4, 1., 2.))
+        y /= step
+        y = torch.floor(y.add_(torch.rand_like(y))) if how == "stochastic" else torch.round_(y)
+        return y.mul_(step).mul_(scale / to_scale)
+    error = float((run() - blocks).norm() / blocks.norm())
+    assert .05 < error < .2, error
+    return run
+
+run = {"nearest": lambda: quantize("nearest"), "stochastic": lambda: quantize("stochastic"),
+       "tiles": lambda: quantize("tiles"), "default": lambda: adamw("default", False), "foreach": lambda: adamw("foreach", False),
        "fused": lambda: adamw("fused", False), "clip_fused": lambda: adamw("fused", True),
        "clip_foreach": lambda: adamw("foreach", True), "clip_default": lambda: adamw("default", True),
        "head": lambda: head(False), "alone": lambda: head(True)}[what]()
@@ -113,7 +136,7 @@ def trial(what, dtype, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--op", choices=("adamw", "cross_entropy"), action="append")
+    parser.add_argument("--op", choices=("adamw", "cross_entropy", "quantize"), action="append")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
@@ -138,6 +161,10 @@ def main():
         compare("cross-entropy alone", options.pairs,
                 [ours("cross_entropy", *shape), ours("products", *shape)],
                 peer("alone", "fp32", threads), lambda s: max(s[0] - s[1], 1e-6))
+    if not options.op or "quantize" in options.op:
+        for how in ("nearest", "stochastic", "tiles"):
+            compare(f"NVFP4 {how}", options.pairs, [ours("quantize", SIDE, SIDE, how, threads)],
+                    peer(how, "fp32", threads), lambda s: s[0])
 
 
 if __name__ == "__main__":
