@@ -81,6 +81,10 @@ class Coordinator {
   // Recovers from the store and starts the thread. Errors of the store's LoadLive.
   static absl::StatusOr<std::unique_ptr<Coordinator>> Start(CoordinatorOptions options,
                                                             CoordinatorParts parts);
+  // As Start without a thread of its own: nothing happens but in RunPending, which one thread
+  // calls. For the simulator.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> StartWithoutThread(CoordinatorOptions options,
+                                                                         CoordinatorParts parts);
   // Stops first where that was not done.
   ~Coordinator();
 
@@ -107,6 +111,11 @@ class Coordinator {
   // A store outside the coordinator's hands (the metric store) failed for good: as for its own.
   void StoreFailed(const absl::Status& status) { parts_.on_fatal(status); }
 
+  // Carries out what waits, and a tick where one is due; never waits itself. REQUIRES: it was
+  // started without a thread.
+  void RunPending();
+  int64_t next_tick_nanos() const { return next_tick_nanos_; }
+
   // Refuses new events, carries out those that wait, joins the thread. Idempotent.
   void Stop();
 
@@ -122,6 +131,7 @@ class Coordinator {
   Coordinator(CoordinatorOptions options, CoordinatorParts parts);
   absl::Status Recover();
   void Run();
+  void WaitForItems();
   std::vector<Item> TakeItems();
   void Enqueue(Item item);
   void RunGroup(std::vector<Item> items);

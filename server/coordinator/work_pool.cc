@@ -36,6 +36,19 @@ void WorkPool::Stop() {
   }
 }
 
+void WorkPool::RunPending() {
+  for (;;) {
+    std::function<void()> work;
+    {
+      MutexLock lock(mutex_);
+      if (waiting_.empty()) return;
+      work = std::move(waiting_.front());
+      waiting_.pop_front();
+    }
+    work();
+  }
+}
+
 void WorkPool::Run() {
   for (;;) {
     std::function<void()> work;

@@ -16,8 +16,9 @@ namespace nibble::coordinator {
 // Thread-safe.
 class WorkPool {
  public:
+  // Without threads, nothing runs but in RunPending.
   WorkPool(int threads, size_t max_waiting);
-  // Runs what waits, then joins.
+  // Runs what waits, then joins; without threads, drops what waits.
   ~WorkPool();
   WorkPool(const WorkPool&) = delete;
   WorkPool& operator=(const WorkPool&) = delete;
@@ -27,6 +28,8 @@ class WorkPool {
   // As Submit without the limit: for work whose number is bounded by other means (the one next
   // message of each stream, answers to events). False only after Stop.
   [[nodiscard]] bool SubmitUnbounded(std::function<void()> work);
+  // Runs what waits, on the caller's thread. For the simulator, whose pool has no threads.
+  void RunPending();
   // Refuses further work, runs what waits, joins. Idempotent.
   void Stop();
 

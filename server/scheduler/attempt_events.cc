@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/planted.h"
 #include "server/scheduler/machine.h"
 
 namespace nibble::scheduler {
@@ -59,7 +60,8 @@ Scheduler::Machine::LiveJob* Scheduler::Machine::FindAttempt(const std::string& 
                                                              const AttemptId& attempt) {
   LiveJob* const job = FindLive(attempt.job_id);
   if (job == nullptr || !HasLiveAttempt(job->record.state) ||
-      job->record.attempt != attempt.attempt || ShareOn(job->record, worker_id) == nullptr) {
+      (job->record.attempt != attempt.attempt && !NIBBLE_PLANTED("no_epoch_check")) ||
+      ShareOn(job->record, worker_id) == nullptr) {
     return nullptr;
   }
   return job;
@@ -187,7 +189,8 @@ std::optional<Scheduler::Machine::Change> Scheduler::Machine::LastFailure(
                   absl::StrCat("; ", failures, " failures without a new checkpoint, ",
                                record.document->max_failures, " allowed")};
   }
-  if (record.failed_workers.size() >= options_.poison_workers) {
+  if (record.failed_workers.size() >= options_.poison_workers &&
+      !NIBBLE_PLANTED("poison_spreads")) {
     return Change{JobState::kFailed, JobReason::kPoisonJob,
                   absl::StrCat("; it failed on ", record.failed_workers.size(),
                                " workers without a new checkpoint")};
@@ -209,6 +212,7 @@ void Scheduler::Machine::AttemptFailed(LiveJob& job, const AttemptReported& even
   }
   ++record.failures;
   const int32_t failures = ++record.failures_without_progress;
+  if (NIBBLE_PLANTED("retry_without_budget")) record.failures_without_progress = 1;
   record.class_failures.resize(kFailureClasses);
   const int32_t of_class = ++record.class_failures[static_cast<int>(failure_class)];
   if (!SpeaksOfJob(failure_class)) {
@@ -270,7 +274,8 @@ void Scheduler::Machine::Handle(const CheckpointCommitted& event) {
   }
   transaction_.checkpoints.push_back(checkpoint);
   kept.insert(kept.begin(), std::move(checkpoint));
-  const size_t keep = std::max<int32_t>(job->record.document->keep_checkpoints, 1);
+  const size_t keep = std::max<int32_t>(
+      job->record.document->keep_checkpoints - (NIBBLE_PLANTED("one_too_few_retained") ? 1 : 0), 1);
   while (kept.size() > keep) {
     transaction_.removed_checkpoints.push_back(kept.back());
     kept.pop_back();

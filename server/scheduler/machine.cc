@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/planted.h"
 
 namespace nibble::scheduler {
 namespace {
@@ -21,6 +22,7 @@ std::vector<Effect> Scheduler::Machine::Step(const Event& event) {
   NIBBLE_CHECK(recovered_ == !std::holds_alternative<Recovered>(event.body));
   now_ = event.now;
   random_ = event.random;
+  if (NIBBLE_PLANTED("wall_clock_leases")) now_.monotonic_nanos = now_.wall_micros * 1000;
   stored_job_ = event.stored_job;
   std::visit([this](const auto& body) { Handle(body); }, event.body);
   queue_.Wake(now_.monotonic_nanos);
@@ -112,8 +114,10 @@ void Scheduler::Machine::EndShare(LiveJob& job, const std::string& worker_id, Tr
                                   [&](const WorkerShare& s) { return s.worker_id == worker_id; });
   NIBBLE_CHECK(share != record.placement.end());
   leases_.Remove(LeaseKey(record.job_id, worker_id));
-  shares_.Hold(job.project, -share->slots, clock_nanos());
-  if (trainer == Trainer::kDead) {
+  if (!NIBBLE_PLANTED("quota_not_returned")) {
+    shares_.Hold(job.project, -share->slots, clock_nanos());
+  }
+  if (trainer == Trainer::kDead || NIBBLE_PLANTED("double_placement")) {
     NIBBLE_CHECK(tracker_.Release(attempt, worker_id).ok());
     UpdateSlots(worker_id);
     ++generation_;
@@ -142,7 +146,8 @@ void Scheduler::Machine::AddToQueue(const LiveJob& job, int64_t not_before_nanos
   queued.project = job.project;
   queued.priority = job.record.document->priority;
   queued.order_nanos =
-      job.record.queued_clock_nanos - int64_t{queued.priority} * options_.ageing_nanos;
+      job.record.queued_clock_nanos -
+      int64_t{queued.priority} * options_.ageing_nanos * (NIBBLE_PLANTED("ageing_off") ? 1000 : 1);
   queued.submit_sequence = job.record.submit_sequence;
   queued.slots = job.record.document->slots;
   queued.max_run_nanos = job.record.document->max_run_nanos;
@@ -219,6 +224,7 @@ void Scheduler::Machine::LoseAttempt(LiveJob& job, Trainer trainer, const std::s
   if (change.cause.empty()) change.cause = absl::StrCat("worker:", worker_id);
   if (EndRequested(job, trainer, worker_id, actor)) return;
   EndAttempt(job, trainer, worker_id);
+  if (NIBBLE_PLANTED("losses_forgotten")) job.record.losses_without_progress = 0;
   const int32_t losses = ++job.record.losses_without_progress;
   if (losses > options_.max_losses_without_progress) {
     job.record.last_failure = FailureClass::kControl;

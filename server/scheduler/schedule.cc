@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/planted.h"
 #include "server/scheduler/machine.h"
 
 namespace nibble::scheduler {
@@ -97,7 +98,7 @@ void Scheduler::Machine::Schedule() {
 void Scheduler::Machine::StartAttempt(LiveJob& job, std::vector<WorkerShare> placement) {
   JobRecord& record = job.record;
   NIBBLE_CHECK(record.state == JobState::kQueued);
-  ++record.attempt;
+  if (record.attempt == 0 || !NIBBLE_PLANTED("epoch_reused")) ++record.attempt;
   record.placement = std::move(placement);
   record.attempt_clock_nanos = clock_nanos();
   record.retry_delay_nanos = 0;
@@ -176,7 +177,7 @@ int32_t Scheduler::Machine::Unreserved(const std::string& worker_id, const Queue
                                        int32_t free) const {
   if (!reservation_.has_value() || reservation_->job_id == job.job_id) return free;
   const auto kept = reservation_->slots.find(worker_id);
-  if (kept == reservation_->slots.end()) return free;
+  if (kept == reservation_->slots.end() || NIBBLE_PLANTED("reservation_ignored")) return free;
   const int64_t bound = RunTimeClass(job.max_run_nanos);
   const int64_t end = clock_nanos() + bound + kStopAllowanceNanos;
   if (bound > 0 && end <= reservation_->shadow_nanos) return free;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/planted.h"
 #include "server/scheduler/machine.h"
 
 namespace nibble::scheduler {
@@ -27,7 +28,9 @@ void Scheduler::Machine::Handle(const Recovered& event) {
     purges_[purge.worker_id].insert(purge.job_id);
     if (purge.worker_id.empty()) metric_purges_.push_back({purge.job_id});
   }
-  for (const WorkerRecord& worker : event.workers) worker_records_[worker.worker_id] = worker;
+  for (const WorkerRecord& worker : event.workers) {
+    if (!NIBBLE_PLANTED("drain_forgotten")) worker_records_[worker.worker_id] = worker;
+  }
   int64_t clock = 0;
   for (const ProjectUsage& usage : event.usages) clock = std::max(clock, usage.clock_nanos);
   for (const Recovered::Job& row : event.jobs) {
@@ -44,6 +47,10 @@ void Scheduler::Machine::RecoverJob(const Recovered::Job& row) {
   NIBBLE_CHECK(!IsTerminal(record.state) && record.document != nullptr);
   LiveJob& job = jobs_[record.job_id];
   job.record = record;
+  if (NIBBLE_PLANTED("budget_lost_on_restart")) job.record.failures_without_progress = 0;
+  if (NIBBLE_PLANTED("pause_lost_on_restart") && record.state == JobState::kPaused) {
+    job.record.state = JobState::kQueued;
+  }
   job.project = ProjectOf(*record.document);
   ++jobs_of_project_[job.project];
   job.checkpoints = row.checkpoints;
@@ -53,7 +60,7 @@ void Scheduler::Machine::RecoverJob(const Recovered::Job& row) {
   if (!record.document->request_key.empty()) {
     job_of_key_[record.document->request_key] = record.job_id;
   }
-  if (record.state == JobState::kQueued) {
+  if (job.record.state == JobState::kQueued) {
     AddToQueue(job, now_.monotonic_nanos + record.retry_delay_nanos);
   }
   if (!HasLiveAttempt(record.state)) return;
@@ -63,8 +70,9 @@ void Scheduler::Machine::RecoverJob(const Recovered::Job& row) {
     worker.info.slots += share.slots;
     worker.last_seen_nanos = now_.monotonic_nanos;
     UpdateSlots(share.worker_id);
+    const int64_t term = NIBBLE_PLANTED("no_term_after_restart") ? 1 : options_.lease_term_nanos;
     leases_.Renew(LeaseKey(record.job_id, share.worker_id), now_.monotonic_nanos,
-                  now_.monotonic_nanos + options_.lease_term_nanos);
+                  now_.monotonic_nanos + term);
     shares_.Hold(job.project, share.slots, clock_nanos());
   }
   NIBBLE_CHECK(tracker_.Reserve({record.job_id, record.attempt}, record.placement).ok());
@@ -88,7 +96,7 @@ void Scheduler::Machine::Handle(const Tick&) {
       ticked_ && now_.monotonic_nanos - last_tick_nanos_ > options_.lease_term_nanos / 3;
   last_tick_nanos_ = now_.monotonic_nanos;
   ticked_ = true;
-  if (stalled) return GrantTermAfterStall();
+  if (stalled && !NIBBLE_PLANTED("stall_not_forgiven")) return GrantTermAfterStall();
   WatchWorkers();
   ExpireLeases();
   EndOverdue();
@@ -97,7 +105,8 @@ void Scheduler::Machine::Handle(const Tick&) {
 }
 
 void Scheduler::Machine::EndOverdue() {
-  while (!run_deadlines_.empty() && run_deadlines_.begin()->first <= clock_nanos()) {
+  while (!NIBBLE_PLANTED("run_time_ignored") && !run_deadlines_.empty() &&
+         run_deadlines_.begin()->first <= clock_nanos()) {
     LiveJob& job = jobs_.at(run_deadlines_.begin()->second);
     run_deadlines_.erase(run_deadlines_.begin());
     // One that pauses has a deadline already.
@@ -154,7 +163,8 @@ void Scheduler::Machine::ExpireLeases() {
   // counting those as well makes the guard see a cut network at the first expiry, not the last.
   const size_t silent = leases_.CountSilentSince(now - options_.lease_term_nanos * 2 / 3);
   const size_t total = leases_.size();
-  const bool mass = silent >= kMassExpiryLeases && silent * 2 > total;
+  const bool mass =
+      silent >= kMassExpiryLeases && silent * 2 > total && !NIBBLE_PLANTED("mass_expiry");
   for (const std::string& lease : expired) {
     const size_t slash = lease.find('/');
     const std::string worker_id = lease.substr(slash + 1);

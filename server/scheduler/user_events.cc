@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/planted.h"
 #include "server/scheduler/machine.h"
 
 namespace nibble::scheduler {
@@ -57,7 +58,9 @@ void Scheduler::Machine::Handle(const JobSubmitted& event) {
   ++jobs_of_project_[project];
   if (!document.request_key.empty()) {
     job_of_key_[document.request_key] = event.job_id;
-    transaction_.keys.push_back({document.request_key, event.job_id, document.fingerprint});
+    if (!NIBBLE_PLANTED("key_not_stored")) {
+      transaction_.keys.push_back({document.request_key, event.job_id, document.fingerprint});
+    }
   }
   Transition(job, {JobState::kQueued, JobReason::kSubmitted, "submitted"}, event.actor);
   // Overwritten in this same step where it starts at once.
@@ -72,6 +75,10 @@ void Scheduler::Machine::Handle(const CancelRequested& event) {
   if (FindLive(event.job_id) == nullptr && stored_job_ != nullptr &&
       stored_job_->state == JobState::kCancelled) {
     return AnswerWithJob(event.job_id);
+  }
+  if (NIBBLE_PLANTED("terminal_rewritten") && stored_job_ != nullptr) {
+    transaction_.jobs.push_back(*stored_job_);
+    transaction_.jobs.back().state = JobState::kCancelled;
   }
   LiveJob* const job = FindLiveOrFail(event.job_id, "cancelled");
   if (job == nullptr) return;
@@ -190,7 +197,9 @@ void Scheduler::Machine::Handle(const DeleteRequested& event) {
   transaction_.deleted_jobs.push_back(event.job_id);
   for (const std::string& worker_id : stored_job_->workers) {
     purges_[worker_id].insert(event.job_id);
-    transaction_.purges.push_back({event.job_id, worker_id});
+    if (!NIBBLE_PLANTED("purge_not_stored")) {
+      transaction_.purges.push_back({event.job_id, worker_id});
+    }
     changed_workers_.insert(worker_id);
   }
   purges_[""].insert(event.job_id);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/planted.h"
 #include "server/scheduler/machine.h"
 
 namespace nibble::scheduler {
@@ -20,7 +21,9 @@ Error Scheduler::Machine::CheckWorker(absl::string_view worker_id,
   const auto found = workers_.find(worker_id);
   if (found != workers_.end()) {
     const WorkerState& worker = found->second;
-    if (worker.registered && worker.info.incarnation == incarnation) return {};
+    const bool same =
+        worker.info.incarnation == incarnation || NIBBLE_PLANTED("dead_process_believed");
+    if (worker.registered && same) return {};
     if (std::find(worker.superseded.begin(), worker.superseded.end(), incarnation) !=
         worker.superseded.end()) {
       return {absl::StatusCode::kFailedPrecondition, ErrorReason::kStaleIncarnation,
@@ -96,7 +99,9 @@ AssignmentsChanged Scheduler::Machine::AssignmentsOf(const std::string& worker_i
     if (ShareOn(record, worker_id) == nullptr) continue;
     Assignment assignment;
     assignment.attempt = attempt;
-    const bool stop = record.state == JobState::kStopping || found->second.pause_overdue;
+    const bool stop =
+        record.state == JobState::kStopping || found->second.pause_overdue ||
+        (NIBBLE_PLANTED("preempt_without_checkpoint") && record.reason == JobReason::kPreempted);
     assignment.action = stop                                 ? AssignmentAction::kStop
                         : record.state == JobState::kPausing ? AssignmentAction::kPause
                                                              : AssignmentAction::kRun;
@@ -177,6 +182,7 @@ void Scheduler::Machine::Handle(const WorkerRegistered& event) {
     LiveJob* const job = FindAttempt(event.worker_id, attempt);
     if (job == nullptr) {
       AddZombie(worker, attempt);
+      if (NIBBLE_PLANTED("stale_adopted")) answer.adopted.push_back(attempt);
       continue;
     }
     WorkerShare* const share = ShareOn(job->record, event.worker_id);

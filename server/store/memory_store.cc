@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
+#include "base/planted.h"
 #include "server/store/job_filter.h"
 
 namespace nibble::store {
@@ -121,7 +122,8 @@ class MemoryStore : public Store {
  private:
   void PutJob(const JobRecord& job) REQUIRES(mutex_) {
     const auto found = jobs_.find(job.submit_sequence);
-    if (found != jobs_.end()) --counts_[static_cast<int>(found->second.state)];
+    if (found != jobs_.end() && !NIBBLE_PLANTED("gauge_drifts"))
+      --counts_[static_cast<int>(found->second.state)];
     ++counts_[static_cast<int>(job.state)];
     jobs_[job.submit_sequence] = job;
     sequences_[job.job_id] = job.submit_sequence;

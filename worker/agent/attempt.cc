@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "worker/link/text.h"
 
 namespace nibble::agent {
@@ -57,7 +58,8 @@ void Attempt::Start() {
   start.set_rank(0);
   *start.mutable_spec() = assignment_.spec();
   *start.mutable_precision() = assignment_.precision();
-  if (assignment_.has_resume_from()) *start.mutable_resume_from() = assignment_.resume_from();
+  if (assignment_.has_resume_from() && !NIBBLE_PLANTED("restart_from_zero"))
+    *start.mutable_resume_from() = assignment_.resume_from();
   start.set_output_directory(directory_);
   start.set_data_directory(context_.data_directory);
   request.attempt_directory = directory_;
@@ -100,7 +102,7 @@ void Attempt::Abandon(const std::string& why) {
   if (abandoned_ || reported_) return;
   NIBBLE_LOG(kWarning, absl::StrCat(Name(), ": abandoned: ", why));
   abandoned_ = true;
-  Kill();
+  if (!NIBBLE_PLANTED("stale_trainer_lives")) Kill();
 }
 
 void Attempt::FailWith(v1::FailureClass failure_class, const std::string& message) {
@@ -326,7 +328,10 @@ void Attempt::MetricsAnswered(const absl::StatusOr<v1::AppendMetricsResponse>& r
 void Attempt::PublishCheckpoint() {
   if (checkpoints_.empty() || !Ready(checkpoint_lane_)) return;
   const v1::CheckpointWritten& written = checkpoints_.front();
-  if (metrics_.acknowledged() < written.metric_sequence()) return;
+  if (metrics_.acknowledged() < written.metric_sequence() &&
+      !NIBBLE_PLANTED("commit_before_metrics")) {
+    return;
+  }
   auto request = NewRequest<v1::CommitCheckpointRequest>();
   v1::Checkpoint* checkpoint = request.mutable_checkpoint();
   checkpoint->set_job_id(key().job_id());
@@ -362,6 +367,7 @@ void Attempt::CheckpointAnswered(const absl::StatusOr<v1::CommitCheckpointRespon
 void Attempt::RemoveOldCheckpoints(int64_t step, const v1::CommitCheckpointResponse& response) {
   std::set<CheckpointKey> retained = {{key().attempt(), step}};
   for (const v1::Checkpoint& checkpoint : response.retained()) {
+    if (NIBBLE_PLANTED("kept_checkpoint_removed")) break;
     retained.insert({checkpoint.attempt(), checkpoint.step()});
   }
   context_.tasks->Run([directory = context_.directory, job_id = key().job_id(),
@@ -387,7 +393,9 @@ void Attempt::LogsAnswered(const absl::StatusOr<v1::AppendLogsResponse>& respons
 }
 
 bool Attempt::EndIsReady() const {
-  if (!ended_ || training_lane_.in_flight || checkpoint_lane_.in_flight) return false;
+  if ((!ended_ && !(NIBBLE_PLANTED("end_before_death") && outcome_.succeeded)) ||
+      training_lane_.in_flight || checkpoint_lane_.in_flight)
+    return false;
   if (!logs_.empty() && Now() < ended_at_ + kLogGraceNanos) return false;
   if (forced_failure_.has_value()) return true;
   if (started_ && !training_reported_) return false;

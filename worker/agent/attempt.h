@@ -45,7 +45,7 @@ struct AttemptContext {
   DaemonLink* link = nullptr;
   TrainerLauncher* launcher = nullptr;
   TaskRunner* tasks = nullptr;
-  const WorkDirectory* directory = nullptr;
+  const JobDirectories* directory = nullptr;
   // A call showed that the worker must register again (or, with reason STALE_INCARNATION, end).
   std::function<void(const absl::Status&)> on_daemon_lost;
 };

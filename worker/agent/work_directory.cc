@@ -123,6 +123,10 @@ std::string WorkDirectory::AttemptDirectory(absl::string_view job_id, int64_t at
   return absl::StrCat(JobsDirectory(), "/", job_id, "/attempt-", attempt);
 }
 
+bool WorkDirectory::HasAttempt(absl::string_view job_id, int64_t attempt) const {
+  return FileExists(AttemptDirectory(job_id, attempt));
+}
+
 absl::Status WorkDirectory::RemoveCheckpoints(absl::string_view job_id, CheckpointKey newest,
                                               const std::set<CheckpointKey>& retained) const {
   NIBBLE_CHECK(IsId(job_id));

@@ -25,13 +25,32 @@ namespace nibble::agent {
 using CheckpointKey = std::pair<int64_t, int64_t>;
 
 // Thread-safe after Open. Movable.
-class WorkDirectory {
+// What the agent asks of a work directory. The simulator has one in memory.
+class JobDirectories {
+ public:
+  virtual ~JobDirectories() = default;
+
+  // Where the attempt writes. REQUIRES: IsId(job_id).
+  virtual std::string AttemptDirectory(absl::string_view job_id, int64_t attempt) const = 0;
+  // Whether that directory is there: a trainer of the attempt was started once.
+  virtual bool HasAttempt(absl::string_view job_id, int64_t attempt) const = 0;
+
+  // Removes the job's checkpoints that are of an earlier attempt than `newest`, or of its attempt
+  // and not beyond its step, and are not in `retained`.
+  virtual absl::Status RemoveCheckpoints(absl::string_view job_id, CheckpointKey newest,
+                                         const std::set<CheckpointKey>& retained) const = 0;
+
+  // Removes everything of a job. INVALID_ARGUMENT where it is not a job id.
+  virtual absl::Status RemoveJob(absl::string_view job_id) const = 0;
+};
+
+class WorkDirectory final : public JobDirectories {
  public:
   // Makes the directory where needed and locks it. FAILED_PRECONDITION, naming the holder's process
   // id, where another process has the lock; the errors of base/files.h.
   static absl::StatusOr<WorkDirectory> Open(const std::string& path);
   WorkDirectory(WorkDirectory&& other) noexcept;
-  ~WorkDirectory();
+  ~WorkDirectory() override;
 
   // Absolute, without symbolic links.
   const std::string& path() const { return path_; }
@@ -40,19 +59,15 @@ class WorkDirectory {
   // a valid id.
   absl::StatusOr<std::string> WorkerId(RandomSource& random) const;
 
-  // REQUIRES: IsId(job_id).
-  std::string AttemptDirectory(absl::string_view job_id, int64_t attempt) const;
-
-  // Removes the job's checkpoints that are of an earlier attempt than `newest`, or of its attempt
-  // and not beyond its step, and are not in `retained`.
+  std::string AttemptDirectory(absl::string_view job_id, int64_t attempt) const override;
+  bool HasAttempt(absl::string_view job_id, int64_t attempt) const override;
   absl::Status RemoveCheckpoints(absl::string_view job_id, CheckpointKey newest,
-                                 const std::set<CheckpointKey>& retained) const;
+                                 const std::set<CheckpointKey>& retained) const override;
 
   // Removes unfinished checkpoints (*.tmp) of all jobs. REQUIRES: no trainer runs.
   absl::Status RemoveUnfinished() const;
 
-  // Removes everything of a job. INVALID_ARGUMENT where it is not a job id.
-  absl::Status RemoveJob(absl::string_view job_id) const;
+  absl::Status RemoveJob(absl::string_view job_id) const override;
 
   // Job and worker ids: 1 to 128 of [A-Za-z0-9._-], not beginning with a dot. So never a path.
   static bool IsId(absl::string_view id);
