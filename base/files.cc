@@ -132,9 +132,15 @@ absl::Status FsyncDirectory(const std::string& path) {
 }
 
 absl::Status MakeDirectories(const std::string& path) {
+  // Innermost first.
+  std::vector<std::string> missing;
+  for (std::string at = path; !at.empty() && !FileExists(at) && at != "."; at = ParentOf(at)) {
+    if (at.back() != '/') missing.push_back(at);
+  }
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) return ErrnoStatus(error.value(), "mkdir", path);
+  for (const std::string& made : missing) NIBBLE_RETURN_IF_ERROR(FsyncDirectory(ParentOf(made)));
   return absl::OkStatus();
 }
 

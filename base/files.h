@@ -32,7 +32,7 @@ absl::Status RenameDurably(const std::string& from, const std::string& to);
 
 absl::Status FsyncDirectory(const std::string& path);
 
-// mkdir -p, mode 0755.
+// mkdir -p, mode 0755. The new names are durable on return.
 absl::Status MakeDirectories(const std::string& path);
 
 // rm -rf that never follows a symbolic link. OK where nothing is there.

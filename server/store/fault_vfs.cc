@@ -17,6 +17,7 @@ std::atomic<bool> disk_full{false};
 std::atomic<bool> keep_images{false};
 Mutex images_mutex;
 std::map<std::string, std::string>* images = nullptr;
+std::string* forgotten = nullptr;  // name of the file whose syncs are lost
 sqlite3_vfs* real_vfs = nullptr;
 sqlite3_vfs fault_vfs;
 
@@ -51,7 +52,7 @@ int Sync(sqlite3_file* file, int flags) {
   std::string contents(size, '\0');
   if (size > 0) Read(file, contents.data(), static_cast<int>(size), 0);
   MutexLock lock(images_mutex);
-  (*images)[Self(file)->name] = std::move(contents);
+  if (*forgotten != Self(file)->name) (*images)[Self(file)->name] = std::move(contents);
   return SQLITE_OK;
 }
 
@@ -119,6 +120,7 @@ int Delete(sqlite3_vfs*, const char* name, int sync_directory) {
 FaultVfs::FaultVfs() {
   real_vfs = sqlite3_vfs_find(nullptr);
   images = new std::map<std::string, std::string>;
+  forgotten = new std::string;
   fail_syncs = disk_full = keep_images = false;
   fault_vfs = *real_vfs;
   fault_vfs.pNext = nullptr;
@@ -132,12 +134,18 @@ FaultVfs::FaultVfs() {
 FaultVfs::~FaultVfs() {
   sqlite3_vfs_unregister(&fault_vfs);
   delete images;
+  delete forgotten;
   images = nullptr;
 }
 
 void FaultVfs::FailSyncs(bool fail) { fail_syncs = fail; }
 void FaultVfs::FillDisk(bool full) { disk_full = full; }
 void FaultVfs::KeepImages(bool keep) { keep_images = keep; }
+
+void FaultVfs::ForgetSyncsOf(const std::string& name) {
+  MutexLock lock(images_mutex);
+  *forgotten = name;
+}
 
 std::map<std::string, std::string> FaultVfs::PowerCutImage() const {
   MutexLock lock(images_mutex);

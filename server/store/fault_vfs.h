@@ -22,6 +22,9 @@ class FaultVfs {
   void FillDisk(bool full);
   // Whether syncs keep images; costs a copy of the file each.
   void KeepImages(bool keep);
+  // A weakness on purpose: syncs of this file (by its name) do not reach the disk from now on. For
+  // the write-ahead log that is what synchronous=NORMAL leaves out.
+  void ForgetSyncsOf(const std::string& name);
   // What a power cut now would leave, by file name without directory.
   std::map<std::string, std::string> PowerCutImage() const;
 };
