@@ -9,21 +9,23 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "base/tls_files.h"
 #include "nibble/v1/training_service.grpc.pb.h"
 #include "nibble/v1/worker_service.grpc.pb.h"
 #include "server/rpc/grpc_service.h"
+#include "server/rpc/listening_socket.h"
 
 namespace nibble::rpc {
 namespace {
@@ -36,22 +38,6 @@ constexpr size_t kTransportMemoryBytes = 256u << 20;
 // Only reflection streams hold a thread each.
 constexpr int kMaxThreads = 64;
 constexpr int kMillis = 1000;
-
-struct HostPort {
-  std::string host;
-  std::string port;
-};
-
-absl::StatusOr<HostPort> SplitAddress(absl::string_view address) {
-  const size_t colon = address.rfind(':');
-  int port = -1;
-  if (colon == absl::string_view::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("address '", address, "' is not HOST:PORT with a port of 0 to 65535"));
-  }
-  return HostPort{std::string(address.substr(0, colon)), std::string(address.substr(colon + 1))};
-}
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> Credentials(const TlsFiles& files) {
   if (files.certificate.empty()) return grpc::InsecureServerCredentials();
@@ -79,8 +65,6 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->SetResourceQuota(quota);
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxConcurrentStreamsPerConnection);
-  // Without this a second daemon could bind the same port and take half of the connections.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // A peer that connects and says nothing gives its descriptor back after this.
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10 * kMillis);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 600 * kMillis);
@@ -150,38 +134,53 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::ServerBuilder builder;
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(&builder);
-  std::vector<int> ports(options.listen.size(), 0);
-  for (size_t i = 0; i < options.listen.size(); ++i) {
-    builder.AddListeningPort(options.listen[i], credentials, &ports[i]);
-  }
-  int unix_port = 1;
-  if (!options.unix_socket.empty()) {
-    builder.AddListeningPort("unix:" + options.unix_socket, grpc::InsecureServerCredentials(),
-                             &unix_port);
-  }
-  for (grpc::Service* service : services) builder.RegisterService(service);
+  using Acceptors = grpc::ServerBuilder::experimental_type;
+  const auto add = [&](std::shared_ptr<grpc::ServerCredentials> of) {
+    return builder.experimental().AddExternalConnectionAcceptor(
+        Acceptors::ExternalConnectionType::FROM_FD, std::move(of));
+  };
   auto server = std::unique_ptr<GrpcServer>(new GrpcServer);
+  server->tcp_acceptor_ = add(std::move(credentials));
+  server->unix_acceptor_ = add(grpc::InsecureServerCredentials());
+  for (grpc::Service* service : services) builder.RegisterService(service);
   server->server_ = builder.BuildAndStart();
-  for (size_t i = 0; i < ports.size(); ++i) {
-    if (server->server_ == nullptr || ports[i] == 0) {
-      return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen[i],
-                                                 ": the address is in use or not of this machine"));
-    }
-    server->addresses_.push_back(
-        absl::StrCat(SplitAddress(options.listen[i])->host, ":", ports[i]));
-  }
-  if (server->server_ == nullptr || unix_port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on unix:", options.unix_socket));
-  }
-  if (!options.unix_socket.empty()) ::chmod(options.unix_socket.c_str(), 0600);
+  if (server->server_ == nullptr) return absl::InternalError("cannot start the gRPC server");
   for (const char* name :
        {v1::TrainingService::service_full_name(), v1::WorkerService::service_full_name()}) {
     server->server_->GetHealthCheckService()->SetServingStatus(name, true);
   }
+  NIBBLE_RETURN_IF_ERROR(server->Listen(options));
   return server;
 }
 
-GrpcServer::~GrpcServer() = default;
+absl::Status GrpcServer::Listen(const GrpcServerOptions& options) {
+  rlimit descriptors{};
+  ::getrlimit(RLIMIT_NOFILE, &descriptors);
+  NIBBLE_ASSIGN_OR_RETURN(
+      gate_,
+      Gate::Start(&RealClock(), static_cast<int>(std::min<rlim_t>(descriptors.rlim_cur, INT_MAX))));
+  const auto into = [](grpc::experimental::ExternalConnectionAcceptor* acceptor) {
+    return [acceptor](int descriptor) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+      connection.fd = descriptor;
+      acceptor->HandleNewConnection(&connection);
+    };
+  };
+  const Passage passage = options.tls.certificate.empty() ? Passage::kGuarded : Passage::kDirect;
+  for (const std::string& address : options.listen) {
+    NIBBLE_ASSIGN_OR_RETURN(const ListeningSockets sockets, ListenTcp(address));
+    addresses_.push_back(absl::StrCat(SplitAddress(address)->host, ":", sockets.port));
+    gate_->Open(sockets.descriptors, passage, into(tcp_acceptor_.get()));
+  }
+  if (options.unix_socket.empty()) return absl::OkStatus();
+  NIBBLE_ASSIGN_OR_RETURN(const ListeningSockets socket, ListenUnix(options.unix_socket));
+  gate_->Open(socket.descriptors, Passage::kDirect, into(unix_acceptor_.get()));
+  return absl::OkStatus();
+}
+
+GrpcServer::~GrpcServer() {
+  if (gate_ != nullptr) gate_->Stop();
+}
 
 void GrpcServer::StopServing() {
   if (server_->GetHealthCheckService() != nullptr) {
@@ -190,8 +189,10 @@ void GrpcServer::StopServing() {
 }
 
 void GrpcServer::ShutDown(double grace_seconds) {
+  gate_->StopAccepting();
   server_->Shutdown(std::chrono::system_clock::now() +
                     std::chrono::milliseconds(static_cast<int64_t>(grace_seconds * 1000)));
+  gate_->Stop();
 }
 
 }  // namespace nibble::rpc

@@ -8,10 +8,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "server/rpc/gate.h"
 
 namespace grpc {
 class Server;
 class Service;
+namespace experimental {
+class ExternalConnectionAcceptor;
+}
 }  // namespace grpc
 
 namespace nibble::rpc {
@@ -54,7 +58,12 @@ class GrpcServer {
 
  private:
   GrpcServer() = default;
+  absl::Status Listen(const GrpcServerOptions& options);
+
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> tcp_acceptor_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> unix_acceptor_;
+  std::unique_ptr<Gate> gate_;  // accepts for the server
   std::vector<std::string> addresses_;
 };
 
