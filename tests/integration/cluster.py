@@ -32,13 +32,16 @@ def tiny_spec(name="tiny", steps=60, recipe="nvfp4", threads=1, checkpoint=10):
 
 
 class Cluster:
-    def __init__(self, slots=2, daemon_flags=(), local_worker=True):
+    def __init__(self, slots=2, daemon_flags=(), local_worker=True, daemon_prefix=(), state_directory=None):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="nibble-test-"))
         self.slots = slots
         self.daemon_flags = list(daemon_flags)
         self.local_worker = local_worker
+        # A program that executes the rest of its command line in its own process, such as prlimit.
+        self.daemon_prefix = list(daemon_prefix)
         self.daemon = None
         self.ports = {}
+        self.state = state_directory or self.directory / "state"
         self.data = self.directory / "data"
         self.data.mkdir()
         self.log = open(self.directory / "nibbled.log", "ab")
@@ -69,8 +72,8 @@ class Cluster:
         # After the first start the same port, so that clients find a restarted daemon.
         listen = self.ports.get("grpc", "127.0.0.1:0")
         self.daemon = subprocess.Popen(
-            [BIN / "nibbled", "--listen", listen, "--metrics-listen", "127.0.0.1:0",
-             "--state-dir", self.directory / "state", "--port-file", ports,
+            [*self.daemon_prefix, BIN / "nibbled", "--listen", listen, "--metrics-listen", "127.0.0.1:0",
+             "--state-dir", self.state, "--port-file", ports,
              *(["--local-worker", "--slots", str(self.slots), "--data-dir", self.data]
                if self.local_worker else []), *self.daemon_flags, *extra],
             stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
