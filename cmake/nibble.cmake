@@ -20,6 +20,16 @@ elseif(NIBBLE_SANITIZE)
   message(FATAL_ERROR "NIBBLE_SANITIZE is '${NIBBLE_SANITIZE}'; it takes address, thread or nothing.")
 endif()
 
+if(NIBBLE_FUZZ)
+  if(NIBBLE_SANITIZE OR NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "NIBBLE_FUZZ needs clang and brings its own sanitizers.")
+  endif()
+  # vptr wants type information of Debian's libraries that is not visible.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize=vptr,function
+                      -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
 find_program(NIBBLE_CCACHE ccache)
 if(NIBBLE_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${NIBBLE_CCACHE})
