@@ -38,6 +38,11 @@ class FileObserver : public trainer::TrainingObserver {
     return directory_.StartMetrics(step);
   }
 
+  absl::Status OnNote(const trainer::RunNote& note) override {
+    NIBBLE_LOG(kWarning, note.message);
+    return absl::OkStatus();
+  }
+
   absl::Status OnStep(const trainer::StepReport& report) override {
     if (report.has_validation) {
       NIBBLE_LOG(kInfo, absl::StrFormat("step %d: loss %.4f, validation loss %.4f, %.4f bits/byte",
@@ -139,8 +144,12 @@ absl::StatusOr<StandaloneEnd> RunStandalone(const StandaloneOptions& options) {
   } else {
     NIBBLE_ASSIGN_OR_RETURN(config.resume_from, AbsolutePath(options.resume));
   }
+  NIBBLE_ASSIGN_OR_RETURN(config.faults, PlantedFaults());
   FileObserver observer(config, job.spec.checkpoint().keep(), *directory);
   NIBBLE_ASSIGN_OR_RETURN(const trainer::RunResult result, trainer::RunTraining(config, observer));
+  if (!result.pause_cause.empty()) {
+    NIBBLE_LOG(kWarning, absl::StrCat("paused (", result.pause_cause, "): ", result.pause_message));
+  }
   if (result.paused) {
     NIBBLE_LOG(kInfo, absl::StrCat("stopped after step ", result.steps, "; start again to go on"));
     return StandaloneEnd::kStopped;

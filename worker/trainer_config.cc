@@ -1,5 +1,7 @@
 #include "worker/trainer_config.h"
 
+#include <stdlib.h>
+
 #include <algorithm>
 #include <iterator>
 #include <optional>
@@ -10,6 +12,7 @@
 #include "base/status_macros.h"
 #include "proto/spec/deterministic_digest.h"
 #include "proto/spec/model_size.h"
+#include "proto/spec/safety_resolution.h"
 #include "worker/model_description.h"
 
 namespace nibble::worker {
@@ -264,6 +267,26 @@ absl::Status ConvertLoss(const v1::LossSpec& spec, trainer::TrainingConfig* conf
   return absl::OkStatus();
 }
 
+absl::StatusOr<trainer::GuardAction> ActionOf(const std::string& name) {
+  // As jobs of earlier versions have it, from before there was a choice.
+  if (name.empty() || name == "none") return trainer::GuardAction::kNone;
+  if (name == "notify") return trainer::GuardAction::kNotify;
+  if (name == "pause") return trainer::GuardAction::kPause;
+  if (name == "rollback") return trainer::GuardAction::kRollback;
+  return absl::InvalidArgumentError("safety has an action that this build does not know");
+}
+
+absl::Status ConvertSafety(const v1::SafetySpec& spec, trainer::SafetyConfig* config) {
+  NIBBLE_ASSIGN_OR_RETURN(config->non_finite, ActionOf(spec.non_finite()));
+  NIBBLE_ASSIGN_OR_RETURN(config->loss_spike, ActionOf(spec.loss_spike()));
+  NIBBLE_ASSIGN_OR_RETURN(config->gradient_spike, ActionOf(spec.gradient_spike()));
+  if (spec.window() > 0) config->window = spec.window();
+  if (spec.threshold() > 0) config->threshold = spec.threshold();
+  config->max_rollbacks = spec.max_rollbacks();
+  if (spec.precision_recovery() == "bf16") config->recovery_steps = spec.precision_recovery_steps();
+  return absl::OkStatus();
+}
+
 absl::Status ConvertTraining(const v1::TrainingSpec& spec, trainer::TrainingConfig* config) {
   config->sequence_length = spec.sequence_length();
   config->batch_size = spec.batch_size();
@@ -347,6 +370,9 @@ std::string ConfigDigest(v1::JobSpec spec) {
   spec.clear_health();
   spec.clear_project();
   spec.clear_scheduling();
+  spec.mutable_checkpoint()->clear_snapshot_steps();
+  spec.mutable_checkpoint()->clear_snapshot_seconds();
+  spec::KeepSafetyIdentity(&spec);
   // As it was before there was a choice.
   if (spec.data().documents() == "join") spec.mutable_data()->clear_documents();
   return spec::DeterministicDigest(spec);
@@ -367,6 +393,9 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   config.flops_per_token = spec::FlopsPerToken(spec.model(), spec.training().sequence_length());
   NIBBLE_RETURN_IF_ERROR(ConvertData(spec.data(), places.data_directory, &config.data));
   config.checkpoint_interval = spec.checkpoint().interval();
+  NIBBLE_RETURN_IF_ERROR(ConvertSafety(spec.safety(), &config.safety));
+  config.snapshot_steps = spec.checkpoint().snapshot_steps();
+  config.snapshot_seconds = spec.checkpoint().snapshot_seconds();
   config.health = {spec.health().interval(), spec.health().shadow()};
   config.output_directory = places.output_directory;
   config.backend = spec.resources().backend();
@@ -374,6 +403,11 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   config.config_digest = ConfigDigest(spec);
   config.model_description = DescribeModel(spec);
   return config;
+}
+
+absl::StatusOr<trainer::FaultPlan> PlantedFaults() {
+  const char* const text = getenv("NIBBLE_TEST_FAULTS");
+  return trainer::FaultPlan::Parse(text == nullptr ? "" : text);
 }
 
 }  // namespace nibble::worker

@@ -22,6 +22,9 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
                                                            const v1::ResolvedPrecision& precision,
                                                            const TrainerPlaces& places);
 
+// Of NIBBLE_TEST_FAULTS (worker/trainer/fault_plan.h); nothing where it is not set.
+absl::StatusOr<trainer::FaultPlan> PlantedFaults();
+
 }  // namespace nibble::worker
 
 #endif  // WORKER_TRAINER_CONFIG_H_

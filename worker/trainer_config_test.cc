@@ -140,6 +140,34 @@ spec::ResolvedJob ResolvedPreset(const std::string& preset, const std::string& r
   return *resolved;
 }
 
+TEST(TrainerConfig, TakesSafetyOver) {
+  spec::ResolvedJob job = ResolvedPreset("gpt2-tiny", "bf16");
+  trainer::TrainingConfig config = Config(job.spec, job.precision);
+  EXPECT_EQ(config.snapshot_steps, 10);
+  EXPECT_EQ(config.safety.non_finite, trainer::GuardAction::kPause);
+  EXPECT_EQ(config.safety.loss_spike, trainer::GuardAction::kNotify);
+  EXPECT_EQ(config.safety.window, 128);
+  EXPECT_EQ(config.safety.recovery_steps, 0);
+  const std::string digest = config.config_digest;
+  v1::SafetySpec* const safety = job.spec.mutable_safety();
+  safety->set_hang("restart");
+  job.spec.mutable_checkpoint()->set_snapshot_steps(0);
+  EXPECT_EQ(Config(job.spec, job.precision).config_digest, digest);
+  safety->set_gradient_spike("rollback");
+  safety->set_precision_recovery("bf16");
+  config = Config(job.spec, job.precision);
+  EXPECT_EQ(config.safety.gradient_spike, trainer::GuardAction::kRollback);
+  EXPECT_EQ(config.safety.recovery_steps, 200);
+  EXPECT_NE(config.config_digest, digest);
+  // As a job of an earlier version has it, which must go on from its checkpoints.
+  job.spec.clear_safety();
+  job.spec.mutable_checkpoint()->clear_snapshot_steps();
+  job.spec.mutable_checkpoint()->clear_snapshot_seconds();
+  config = Config(job.spec, job.precision);
+  EXPECT_EQ(config.config_digest, digest);
+  EXPECT_EQ(config.safety.non_finite, trainer::GuardAction::kNone);
+}
+
 TEST(TrainerConfig, TakesFamiliesOver) {
   const spec::ResolvedJob gpt2 = ResolvedPreset("gpt2-tiny", "bf16");
   const model::ModelConfig a = Config(gpt2.spec, gpt2.precision).model;

@@ -15,6 +15,7 @@
 #include "proto/spec/model_size.h"
 #include "proto/spec/optimizer_resolution.h"
 #include "proto/spec/precision_resolution.h"
+#include "proto/spec/safety_resolution.h"
 
 namespace nibble::spec {
 namespace {
@@ -146,6 +147,8 @@ class Resolver {
     CheckInteger("checkpoint.interval", checkpoint->interval(), {0, kMaxSteps}, &errors_);
     if (!checkpoint->has_keep()) checkpoint->set_keep(2);
     CheckInteger("checkpoint.keep", checkpoint->keep(), {1, kMaxCheckpointsKept}, &errors_);
+    ResolveSnapshots(checkpoint, &errors_);
+    ResolveSafety(job_.spec.mutable_safety(), &errors_);
     v1::ResourceSpec* resources = job_.spec.mutable_resources();
     if (!resources->has_slots()) resources->set_slots(1);
     CheckInteger("resources.slots", resources->slots(), {1, kMaxSlots}, &errors_);
@@ -224,6 +227,7 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_resources();
   identity.clear_restart();
   identity.clear_checkpoint();
+  KeepSafetyIdentity(&identity);
   identity.clear_health();
   identity.clear_project();
   identity.clear_scheduling();

@@ -94,6 +94,8 @@ precision:
 checkpoint:
   interval: 100
   keep: 2
+  snapshot_steps: 10
+  snapshot_seconds: 10
 resources:
   slots: 1
   threads: 0
@@ -116,6 +118,17 @@ scheduling:
   preemptible: true
   constraints:
     min_slot_memory_bytes: 0
+safety:
+  non_finite: pause
+  loss_spike: notify
+  gradient_spike: notify
+  window: 128
+  threshold: 10
+  max_rollbacks: 3
+  precision_recovery: none
+  precision_recovery_steps: 200
+  hang: notify
+  hang_seconds: 0
 )");
   EXPECT_EQ(job.total_steps, 100);
   EXPECT_EQ(job.tokens_per_step, 16 * 256);
@@ -395,13 +408,17 @@ TEST(JobResolutionTest, LimitsAreAccepted) {
 TEST(JobResolutionTest, ConfigDigestIsOfWhatDeterminesTheRun) {
   const std::string digest = ConfigDigest(ResolveWith({}).spec);
   EXPECT_EQ(digest.size(), 64u);
-  for (const auto& [path, value] : std::map<std::string, std::string>{{"name", "other"},
-                                                                      {"labels", "{a: b}"},
-                                                                      {"priority", "5"},
-                                                                      {"checkpoint.interval", "7"},
-                                                                      {"resources.threads", "2"},
-                                                                      {"restart.max_failures", "9"},
-                                                                      {"seed", "0"}}) {
+  for (const auto& [path, value] :
+       std::map<std::string, std::string>{{"name", "other"},
+                                          {"labels", "{a: b}"},
+                                          {"priority", "5"},
+                                          {"checkpoint.interval", "7"},
+                                          {"resources.threads", "2"},
+                                          {"restart.max_failures", "9"},
+                                          {"safety.hang", "restart"},
+                                          {"safety.loss_spike", "pause"},
+                                          {"safety.window", "64"},
+                                          {"seed", "0"}}) {
     EXPECT_EQ(ConfigDigest(ResolveWith({{path, value}}).spec), digest) << path;
   }
   for (const auto& [path, value] :
@@ -412,6 +429,7 @@ TEST(JobResolutionTest, ConfigDigestIsOfWhatDeterminesTheRun) {
                                           {"training.micro_batch_size", "8"},
                                           {"optimizer.learning_rate", "0.002"},
                                           {"precision.recipe", "bf16"},
+                                          {"safety.non_finite", "rollback"},
                                           {"precision.hadamard_size", "0"}}) {
     EXPECT_NE(ConfigDigest(ResolveWith({{path, value}}).spec), digest) << path;
   }

@@ -44,6 +44,13 @@ inline constexpr int kMaxDecayPatterns = 64;
 inline constexpr int kMaxPatternBytes = 256;
 
 inline constexpr int32_t kMaxCheckpointsKept = 1000;
+inline constexpr double kMaxSnapshotSeconds = 86'400;
+// Losses and gradient norms of a window are part of a checkpoint's manifest.
+inline constexpr int32_t kMinSafetyWindow = 8;
+inline constexpr int32_t kMaxSafetyWindow = 512;
+inline constexpr double kMaxSafetyThreshold = 1e6;
+inline constexpr int32_t kMaxRollbacks = 1000;
+inline constexpr double kMaxHangSeconds = 86'400;
 inline constexpr int32_t kMaxThreads = 1024;
 inline constexpr int32_t kMaxFailures = 1000;
 inline constexpr int32_t kMaxSlots = 1 << 16;

@@ -58,6 +58,10 @@ const std::vector<IntegerField>& IntegerFields() {
       {"precision.weight_block_rows", {"-1", "0", "2", "32"}},
       {"checkpoint.interval", {"-1", "1000000001"}},
       {"checkpoint.keep", {"-1", "0", "1001"}},
+      {"checkpoint.snapshot_steps", {"-1", "1000000001"}},
+      {"safety.window", {"7", "513"}},
+      {"safety.max_rollbacks", {"-1", "1001"}},
+      {"safety.precision_recovery_steps", {"0", "1000000001"}},
       {"resources.slots", {"-1", "0", "65537"}},
       {"scheduling.max_run_time", {"-1", "315360001"}},
       {"scheduling.constraints.min_slot_memory_bytes", {"-1", "1125899906842625"}},
@@ -89,6 +93,9 @@ const std::vector<RealField>& RealFields() {
       {"optimizer.low_rank.scale", {"-1", "0", "1001"}},
       {"loss.z_loss", {"-1e-4", "1.5"}},
       {"loss.logit_softcap", {"-30", "0.5", "20000"}},
+      {"checkpoint.snapshot_seconds", {"-1", "86401"}},
+      {"safety.threshold", {"-1", "0.5", "1000001"}},
+      {"safety.hang_seconds", {"-1", "86401"}},
       {"loss.sample_weights.temperature", {"-1", "0", "0.001", "1001"}},
   };
   return *fields;
@@ -131,9 +138,9 @@ TEST(MalformedSpecTest, RealNumbersOutOfRangeOrOfAnotherType) {
 }
 
 TEST(MalformedSpecTest, BoolsAndWords) {
-  for (const char* path : {"model.tied_embeddings", "precision.stochastic_rounding",
-                           "precision.strict", "precision.power_of_two_scales", "health.shadow",
-                           "optimizer.low_rank.reset_moments"}) {
+  for (const char* path :
+       {"model.tied_embeddings", "precision.stochastic_rounding", "precision.strict",
+        "precision.power_of_two_scales", "health.shadow", "optimizer.low_rank.reset_moments"}) {
     for (const char* value : {"yes", "1", "\"true\"", "TRUE", "null", "[true]"}) {
       ExpectRefusedAt(path, value);
     }
@@ -143,7 +150,8 @@ TEST(MalformedSpecTest, BoolsAndWords) {
         "optimizer.schedule.decay_shape", "precision.recipe", "precision.hadamard_signs",
         "precision.four_over_six", "precision.fp8_gradients",
         "precision.high_precision_blocks.format", "precision.late_switch.recipe",
-        "precision.late_switch.passes", "resources.backend"}) {
+        "precision.late_switch.passes", "resources.backend", "safety.non_finite",
+        "safety.loss_spike", "safety.gradient_spike", "safety.precision_recovery", "safety.hang"}) {
     for (const char* value : {"nothing", "\"\\u0000\"", "7", "true", "[a]", "{}", "\"llama \""}) {
       ExpectRefusedAt(path, value);
     }

@@ -353,6 +353,12 @@ void Coordinator::CarryOut(Group* group) {
     MutexLock lock(queue_mutex_);
     last_event_id_ = group->transaction.events.back().event_id;
   }
+  for (const scheduler::JobEventRecord& event : group->transaction.events) {
+    // Of the three that a guard's pause has, the first is what it found.
+    if (event.reason >= scheduler::JobReason::kGuardTripped && event.before == event.after) {
+      parts_.telemetry->IncidentNoted(scheduler::JobReasonName(event.reason));
+    }
+  }
   for (const Effect& effect : group->effects) {
     std::visit([&](const auto& value) { CarryOut(value, group); }, effect);
   }

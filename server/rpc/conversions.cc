@@ -227,6 +227,7 @@ absl::StatusOr<v1::AssignmentList> ToProto(const coordinator::AssignmentSnapshot
     if (assignment.resume_from.has_value()) {
       *out->mutable_resume_from() = ToProto(*assignment.resume_from);
     }
+    for (const auto& older : assignment.fallbacks) *out->add_fallbacks() = ToProto(older);
     for (const auto& share : assignment.placement) AddShare(share, out->add_placement());
   }
   return list;

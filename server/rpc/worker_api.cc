@@ -27,6 +27,32 @@ void CheckAttempts(const google::protobuf::RepeatedPtrField<v1::AttemptKey>& att
   }
 }
 
+// "guard:loss_spike".
+bool IsCause(const std::string& cause) {
+  constexpr size_t kMaxCauseBytes = 64;
+  return cause.size() <= kMaxCauseBytes &&
+         cause.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_:") ==
+             std::string::npos;
+}
+
+void CheckNote(const v1::ReportAttemptRequest& request, RequestChecker* check) {
+  const bool noted = request.status() == v1::ReportAttemptRequest::NOTED;
+  const bool known =
+      request.reason() >= v1::GUARD_TRIPPED && request.reason() <= v1::SNAPSHOT_REFUSED;
+  if (noted != known) {
+    check->Add("reason",
+               "must be GUARD_TRIPPED to SNAPSHOT_REFUSED with status NOTED, and only then");
+  }
+  if (noted) check->InRange(request.note_sequence(), {1, INT64_MAX}, "note_sequence");
+  if (!IsCause(request.cause())) {
+    check->Add("cause", "has other characters than A-Z a-z _ :, or more than 64");
+  }
+  if (request.reason() == v1::CHECKPOINT_QUARANTINED) {
+    check->InRange(request.damaged().attempt(), {1, INT64_MAX}, "damaged.attempt");
+    check->InRange(request.damaged().step(), {0, INT64_MAX}, "damaged.step");
+  }
+}
+
 void CheckResult(const v1::ReportAttemptRequest& request, RequestChecker* check) {
   const bool succeeded = request.status() == v1::ReportAttemptRequest::SUCCEEDED;
   if (succeeded != request.has_result()) {
@@ -152,6 +178,7 @@ void WorkerApi::ReportAttempt(const v1::ReportAttemptRequest& request,
   }
   check.Text(request.message(), kMaxMessageBytes, "message");
   CheckResult(request, &check);
+  CheckNote(request, &check);
   const absl::Status checked = check.Result();
   if (!checked.ok()) return reply(checked);
   scheduler::AttemptReported event;
@@ -162,6 +189,11 @@ void WorkerApi::ReportAttempt(const v1::ReportAttemptRequest& request,
   event.failure_class = static_cast<scheduler::FailureClass>(request.failure_class());
   event.message = request.message();
   if (request.has_result()) event.result = FromProto(request.result());
+  event.reason = static_cast<scheduler::JobReason>(request.reason());
+  event.cause = request.cause();
+  event.note_sequence = request.note_sequence();
+  event.damaged_attempt = request.damaged().attempt();
+  event.damaged_step = request.damaged().step();
   parts_.coordinator->Post(std::move(event),
                            AnswerWith<v1::ReportAttemptResponse>(
                                reply, [](const auto&) { return v1::ReportAttemptResponse(); }));

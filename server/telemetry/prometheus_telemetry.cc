@@ -126,6 +126,7 @@ class PrometheusTelemetry::Metrics : public prometheus::Collectable {
  public:
   explicit Metrics(const BuildInfo& build) : build_(build) {
     for (const char* kind : kAlertKinds) alerts_[kind] = 0;
+    for (const char* reason : kIncidents) incidents_[reason] = 0;
   }
   std::vector<MetricFamily> Collect() const override;
 
@@ -133,6 +134,7 @@ class PrometheusTelemetry::Metrics : public prometheus::Collectable {
   mutable Mutex mutex_;
   ControlPlaneCounts counts_ GUARDED_BY(mutex_);
   std::map<std::string, int64_t> alerts_ GUARDED_BY(mutex_);
+  std::map<std::string, int64_t> incidents_ GUARDED_BY(mutex_);
   std::map<std::pair<std::string, std::string>, std::unique_ptr<RpcMethod>> rpcs_
       GUARDED_BY(mutex_);
   std::map<std::string, std::unique_ptr<JobSeries>, std::less<>> jobs_ GUARDED_BY(mutex_);
@@ -192,6 +194,13 @@ void PrometheusTelemetry::Metrics::CollectControlPlane(std::vector<MetricFamily>
     AddCounter(static_cast<double>(count), {{"kind", kind}}, &alerts);
   }
   out->push_back(std::move(alerts));
+  MetricFamily incidents =
+      Family("nibble_training_incidents_total",
+             "Events that training safety brought about, by reason.", MetricType::Counter);
+  for (const auto& [reason, count] : incidents_) {
+    AddCounter(static_cast<double>(count), {{"reason", reason}}, &incidents);
+  }
+  out->push_back(std::move(incidents));
   out->push_back(
       Gauge("nibble_leases", "Attempts that hold a lease.", static_cast<double>(counts_.leases)));
 }
@@ -308,6 +317,11 @@ void PrometheusTelemetry::Scheduled(double seconds) {
 
 void PrometheusTelemetry::QueueWaited(double seconds) {
   metrics_->queue_wait_seconds_.Observe(seconds);
+}
+
+void PrometheusTelemetry::IncidentNoted(absl::string_view reason) {
+  MutexLock lock(metrics_->mutex_);
+  ++metrics_->incidents_[std::string(reason)];
 }
 
 void PrometheusTelemetry::Alerted(absl::string_view kind) {

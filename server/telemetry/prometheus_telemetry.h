@@ -35,6 +35,7 @@ class PrometheusTelemetry : public Telemetry {
   void Committed(double seconds, int64_t group_size) override;
   void Scheduled(double seconds) override;
   void QueueWaited(double seconds) override;
+  void IncidentNoted(absl::string_view reason) override;
   void Alerted(absl::string_view kind) override;
   void SetCounts(const ControlPlaneCounts& counts) override;
   void JobActive(const ActiveJob& job) override;

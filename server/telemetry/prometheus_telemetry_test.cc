@@ -37,6 +37,11 @@ TEST(PrometheusTelemetryTest, AlertsStandAtZeroUntilRaised) {
   telemetry.Alerted("daemon_stalled");
   EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_alerts_total{kind=\"daemon_stalled\"} 1"));
   EXPECT_THAT(telemetry.Text(), HasSubstr("nibble_alerts_total{kind=\"over_allocated\"} 0"));
+  telemetry.IncidentNoted("TRAINER_HUNG");
+  EXPECT_THAT(telemetry.Text(),
+              HasSubstr("nibble_training_incidents_total{reason=\"TRAINER_HUNG\"} 1"));
+  EXPECT_THAT(telemetry.Text(),
+              HasSubstr("nibble_training_incidents_total{reason=\"GUARD_TRIPPED\"} 0"));
 }
 
 TEST(PrometheusTelemetryTest, CommitsAndWaitsFillTheirHistograms) {

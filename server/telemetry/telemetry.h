@@ -11,6 +11,10 @@
 
 namespace nibble::telemetry {
 
+// Reasons of events that training safety brings about. Shown from the start as well.
+inline constexpr const char* kIncidents[] = {"GUARD_TRIPPED", "TRAINER_HUNG", "TRAINER_RESTARTED",
+                                             "CHECKPOINT_QUARANTINED", "SNAPSHOT_REFUSED"};
+
 // The kinds of alerts. Shown from the start, at 0: an increase from no series is not seen.
 inline constexpr const char* kAlertKinds[] = {"mass_expiry_held", "daemon_stalled",
                                               "over_allocated"};
@@ -55,6 +59,8 @@ class Telemetry {
   virtual void Scheduled(double seconds) = 0;
   // A job waited this long from its submission (or return to the queue) to slots.
   virtual void QueueWaited(double seconds) = 0;
+  // Training safety found something: the name of the event's reason, one of kIncidents.
+  virtual void IncidentNoted(absl::string_view /*reason*/) {}
   // The scheduler raised an alert of this kind; `kind` is one of kAlertKinds.
   virtual void Alerted(absl::string_view kind) = 0;
   // Replaces all counts at once: a scrape sees this snapshot or an earlier one, never a mixture.

@@ -273,6 +273,7 @@ TEST_P(LowRankTest, FiftyStepsAreThoseOfFp64) {
     for (int64_t step = 1; step <= 50; ++step) {
       setup.SetGradients(step);
       const double rate = 0.01 / static_cast<double>(step);
+      optimizer->MeasureGradients();
       optimizer->Update(step, rate);
       const std::vector<float> gradients = setup.Gradients(step);
       double squares = 0;
@@ -310,6 +311,7 @@ TEST_P(LowRankTest, TheSubspaceIsThatOfTheLeadingSingularVectors) {
   ASSERT_OK_AND_ASSIGN(const auto optimizer,
                        LowRankAdamW::Create(Config(kRank, false), 1, setup.flat, *setup.backend));
   setup.SetGradients(1);
+  optimizer->MeasureGradients();
   optimizer->Update(1, 0.001);
   const std::vector<float> gradients = setup.Gradients(1);
   std::map<std::string, StateTensor> state;
@@ -358,6 +360,7 @@ TEST(LowRank, BitsDoNotDependOnThreads) {
                          LowRankAdamW::Create(Config(4, true), 1, setup.flat, *setup.backend));
     for (int64_t step = 1; step <= 10; ++step) {
       setup.SetGradients(step);
+      optimizer->MeasureGradients();
       optimizer->Update(step, 0.001);
     }
     const std::vector<float> weights =

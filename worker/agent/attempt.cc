@@ -52,17 +52,33 @@ std::string Attempt::Name() const {
 }
 
 void Attempt::Start() {
+  memory_ = context_.launcher->MakeMemory();
+  Launch();
+}
+
+void Attempt::Launch() {
   LaunchRequest request;
+  request.memory = memory_;
   v1::StartTraining& start = request.start;
   *start.mutable_key() = key();
   start.set_rank(0);
   *start.mutable_spec() = assignment_.spec();
   *start.mutable_precision() = assignment_.precision();
-  if (assignment_.has_resume_from() && !NIBBLE_PLANTED("restart_from_zero"))
+  if (committed_.has_value()) {
+    *start.mutable_resume_from() = *committed_;
+    if (assignment_.has_resume_from()) *start.add_fallbacks() = assignment_.resume_from();
+  } else if (assignment_.has_resume_from() && !NIBBLE_PLANTED("restart_from_zero")) {
     *start.mutable_resume_from() = assignment_.resume_from();
+  }
+  start.mutable_fallbacks()->MergeFrom(assignment_.fallbacks());
+  start.set_metric_sequence(metrics_.last_sequence());
+  start.set_reported_step(metrics_.last_step());
   start.set_output_directory(directory_);
   start.set_data_directory(context_.data_directory);
   request.attempt_directory = directory_;
+  progressed_at_ = Now();
+  stepped_ = false;
+  hang_.clear();
   ended_ = false;
   // The event itself does nothing: the loop wakes, and pumps.
   process_ = context_.launcher->Launch(request, [loop = context_.loop] { loop->Post([] {}); });
@@ -121,7 +137,7 @@ void Attempt::Adopted() {
   metrics_.RewindOne();
   for (Lane Attempt::*lane :
        {&Attempt::training_lane_, &Attempt::metrics_lane_, &Attempt::checkpoint_lane_,
-        &Attempt::logs_lane_, &Attempt::end_lane_}) {
+        &Attempt::logs_lane_, &Attempt::notes_lane_, &Attempt::end_lane_}) {
     (this->*lane).backoff.Succeeded();
   }
 }
@@ -142,13 +158,15 @@ void Attempt::TakeFromProcess() {
     if (logs.size() < kTakeLogs) break;
   }
   if (!exit.has_value() || !drained) return;
+  process_.reset();
+  NIBBLE_LOG(kInfo, absl::StrCat(Name(), ": trainer ended, exit code ", exit->exit_code,
+                                 ", signal ", exit->signal));
+  if (MayRestart(*exit)) return Restart(*exit);
+  memory_.reset();
   exit_ = exit;
   ended_ = true;
   ended_at_ = Now();
   kill_at_ = kNever;
-  process_.reset();
-  NIBBLE_LOG(kInfo, absl::StrCat(Name(), ": trainer ended, exit code ", exit->exit_code,
-                                 ", signal ", exit->signal));
 }
 
 void Attempt::TakeReport(const v1::TrainerReport& report) {
@@ -157,10 +175,12 @@ void Attempt::TakeReport(const v1::TrainerReport& report) {
     case v1::TrainerReport::kStarted:
       started_ = true;
       NIBBLE_LOG(kInfo, absl::StrCat(Name(), ": training from step ", report.started().step()));
+      if (!restart_cause_.empty()) AnnounceRestart(report.started().step());
       return;
     case v1::TrainerReport::kMetrics: {
       const absl::Status status = metrics_.Push(report.metrics());
       if (!status.ok()) FailWith(v1::CONTROL, std::string(status.message()));
+      AddStepSeconds(report.metrics());
       return;
     }
     case v1::TrainerReport::kCheckpoint:
@@ -168,6 +188,8 @@ void Attempt::TakeReport(const v1::TrainerReport& report) {
       return;
     case v1::TrainerReport::kPaused:
       outcome_.paused = true;
+      outcome_.cause = report.paused().cause();
+      outcome_.message = report.paused().message();
       break;
     case v1::TrainerReport::kSucceeded:
       outcome_.succeeded = true;
@@ -176,6 +198,17 @@ void Attempt::TakeReport(const v1::TrainerReport& report) {
     case v1::TrainerReport::kFailed:
       outcome_.failure = Failure{report.failed().failure_class(), report.failed().message()};
       break;
+    case v1::TrainerReport::kNote: {
+      v1::ReportAttemptRequest note;
+      note.set_reason(report.note().reason());
+      note.set_cause(report.note().cause());
+      note.set_message(report.note().message());
+      if (report.note().has_damaged()) {
+        *note.mutable_damaged() = report.note().damaged();
+        Quarantine(report.note().damaged());
+      }
+      return AddNote(std::move(note));
+    }
     case v1::TrainerReport::REPORT_NOT_SET:
       FailWith(v1::CONTROL, "the trainer sent an unknown report");
       return;
@@ -190,7 +223,16 @@ void Attempt::TakeCheckpoint(const v1::CheckpointWritten& written) {
                                        written.path()));
     return;
   }
-  checkpoints_.push_back(written);
+  if (written.step() > written_step_) {
+    written_step_ = written.step();
+    checkpoints_.push_back(written);
+  } else if (process_ != nullptr && committed_.has_value() &&
+             committed_->step() >= written.step()) {
+    // A trainer that was started again has written it once more.
+    v1::TrainerCommand command;
+    command.mutable_checkpoint_committed()->set_step(written.step());
+    process_->Send(command);
+  }
 }
 
 void Attempt::EnforceDeadlines() {
@@ -202,9 +244,11 @@ void Attempt::EnforceDeadlines() {
 
 void Attempt::Pump(bool connected) {
   TakeFromProcess();
+  WatchProgress();
   EnforceDeadlines();
   if (abandoned_ || reported_ || !connected || Now() >= lease_deadline_) return;
   PublishTraining();
+  PublishNote();
   PublishMetrics();
   PublishCheckpoint();
   PublishLogs();
@@ -218,7 +262,7 @@ int64_t Attempt::NextPump() const {
   if (ended_ && !logs_.empty()) next = std::min(next, ended_at_ + kLogGraceNanos);
   for (const Lane Attempt::*lane :
        {&Attempt::training_lane_, &Attempt::metrics_lane_, &Attempt::checkpoint_lane_,
-        &Attempt::logs_lane_, &Attempt::end_lane_}) {
+        &Attempt::logs_lane_, &Attempt::notes_lane_, &Attempt::end_lane_}) {
     const int64_t at = (this->*lane).backoff.ready_at();
     if (at > Now()) next = std::min(next, at);
   }
@@ -230,33 +274,15 @@ bool Attempt::Ready(const Lane& lane) const {
   return !abandoned_ && !lane.in_flight && lane.backoff.Ready(Now());
 }
 
-template <typename Request>
-Request Attempt::NewRequest() const {
-  Request request;
-  request.set_worker_id(context_.worker_id);
-  request.set_incarnation(context_.incarnation);
-  return request;
-}
-
-template <typename Response>
-DaemonLink::Done<Response> Attempt::Answer(
-    Lane Attempt::*lane, void (Attempt::*handle)(const absl::StatusOr<Response>& response)) {
-  (this->*lane).in_flight = true;
-  return [weak = weak_from_this(), loop = context_.loop, lane,
-          handle](absl::StatusOr<Response> response) {
-    loop->Post([weak, lane, handle, response = std::move(response)] {
-      const std::shared_ptr<Attempt> self = weak.lock();
-      if (self == nullptr) return;
-      Lane& this_lane = (*self).*lane;
-      this_lane.in_flight = false;
-      if (response.ok()) {
-        this_lane.backoff.Succeeded();
-      } else if (self->CallFailed(response.status(), this_lane)) {
-        return;
-      }
-      if (!self->abandoned_) ((*self).*handle)(response);
-    });
-  };
+bool Attempt::Arrived(const absl::Status& status, Lane Attempt::*lane) {
+  Lane& this_lane = this->*lane;
+  this_lane.in_flight = false;
+  if (status.ok()) {
+    this_lane.backoff.Succeeded();
+  } else if (CallFailed(status, this_lane)) {
+    return false;
+  }
+  return !abandoned_;
 }
 
 bool Attempt::CallFailed(const absl::Status& status, Lane& lane) {
@@ -325,6 +351,17 @@ void Attempt::MetricsAnswered(const absl::StatusOr<v1::AppendMetricsResponse>& r
   FailWith(v1::CONTROL, absl::StrCat("metrics refused: ", status.message()));
 }
 
+v1::Checkpoint Attempt::CheckpointOf(const v1::CheckpointWritten& written) const {
+  v1::Checkpoint checkpoint;
+  checkpoint.set_job_id(key().job_id());
+  checkpoint.set_attempt(key().attempt());
+  checkpoint.set_step(written.step());
+  checkpoint.set_path(written.path());
+  checkpoint.set_manifest_digest(written.manifest_digest());
+  checkpoint.set_size_bytes(written.size_bytes());
+  return checkpoint;
+}
+
 void Attempt::PublishCheckpoint() {
   if (checkpoints_.empty() || !Ready(checkpoint_lane_)) return;
   const v1::CheckpointWritten& written = checkpoints_.front();
@@ -333,13 +370,7 @@ void Attempt::PublishCheckpoint() {
     return;
   }
   auto request = NewRequest<v1::CommitCheckpointRequest>();
-  v1::Checkpoint* checkpoint = request.mutable_checkpoint();
-  checkpoint->set_job_id(key().job_id());
-  checkpoint->set_attempt(key().attempt());
-  checkpoint->set_step(written.step());
-  checkpoint->set_path(written.path());
-  checkpoint->set_manifest_digest(written.manifest_digest());
-  checkpoint->set_size_bytes(written.size_bytes());
+  *request.mutable_checkpoint() = CheckpointOf(written);
   context_.link->CommitCheckpoint(
       request, Answer<v1::CommitCheckpointResponse>(&Attempt::checkpoint_lane_,
                                                     &Attempt::CheckpointAnswered));
@@ -349,6 +380,7 @@ void Attempt::CheckpointAnswered(const absl::StatusOr<v1::CommitCheckpointRespon
   // Only one is in flight, and only FailWith empties the queue.
   if (checkpoints_.empty()) return;
   const int64_t step = checkpoints_.front().step();
+  if (response.ok()) committed_ = CheckpointOf(checkpoints_.front());
   checkpoints_.pop_front();
   v1::TrainerCommand command;
   if (response.ok()) {
@@ -396,6 +428,7 @@ bool Attempt::EndIsReady() const {
   if ((!ended_ && !(NIBBLE_PLANTED("end_before_death") && outcome_.succeeded)) ||
       training_lane_.in_flight || checkpoint_lane_.in_flight)
     return false;
+  if (!notes_.empty() || notes_lane_.in_flight) return false;
   if (!logs_.empty() && Now() < ended_at_ + kLogGraceNanos) return false;
   if (forced_failure_.has_value()) return true;
   if (started_ && !training_reported_) return false;
@@ -416,11 +449,16 @@ void Attempt::FillEnd(v1::ReportAttemptRequest* report) const {
   const bool pause = assignment_.action() == v1::Assignment::PAUSE;
   std::optional<Failure> failure = forced_failure_;
   if (!failure.has_value()) failure = outcome_.failure;
+  const bool guarded = !failure.has_value() && outcome_.paused && !outcome_.cause.empty();
   if (stop) {
     report->set_status(v1::ReportAttemptRequest::STOPPED);
   } else if (!failure.has_value() && outcome_.succeeded) {
     report->set_status(v1::ReportAttemptRequest::SUCCEEDED);
     *report->mutable_result() = outcome_.result;
+  } else if (guarded) {
+    report->set_status(v1::ReportAttemptRequest::GUARD_PAUSED);
+    report->set_cause(outcome_.cause);
+    report->set_message(link::SafeText(outcome_.message, kMaxMessageBytes));
   } else if (!failure.has_value() && (outcome_.paused || !exit_.has_value())) {
     // A pause that nobody here asked for gives the attempt back, like a shutdown does.
     report->set_status(pause ? v1::ReportAttemptRequest::PAUSED
@@ -429,6 +467,7 @@ void Attempt::FillEnd(v1::ReportAttemptRequest* report) const {
     report->set_status(v1::ReportAttemptRequest::RELEASED);
     report->set_message("the worker shut down before the trainer could checkpoint");
   } else {
+    if (!failure.has_value() && !hang_.empty()) failure = Failure{v1::CONTROL, hang_};
     if (!failure.has_value()) failure = ClassifyExit(*exit_, logs_.Tail());
     report->set_status(v1::ReportAttemptRequest::FAILED);
     report->set_failure_class(failure->failure_class);

@@ -59,6 +59,17 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   static constexpr int64_t kMetricIntervalNanos = 100'000'000;
   // The end waits so long for the last log lines to be delivered.
   static constexpr int64_t kLogGraceNanos = 2'000'000'000;
+  // Trainers that are started again within the attempt without getting further than the one before.
+  static constexpr int kMaxRestartsWithoutProgress = 3;
+  // Without safety.hang_seconds: no progress for so long, or for so many median steps, is a hang.
+  static constexpr int64_t kHangNanos = 30'000'000'000;
+  static constexpr int kHangSteps = 10;
+  // Before its first step a trainer has so many times as long: it reads checkpoints and data.
+  static constexpr int kStartingFactor = 10;
+  // From the request of stacks to the end of a trainer that hangs.
+  static constexpr int64_t kStackGraceNanos = 1'500'000'000;
+  // Notes that wait for the daemon; further ones are dropped.
+  static constexpr size_t kMaxWaitingNotes = 256;
 
   // REQUIRES: the assignment was checked (Agent). `context` outlives the attempt.
   Attempt(const AttemptContext& context, v1::Assignment assignment);
@@ -106,10 +117,13 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   struct Outcome {  // what the trainer said before it ended
     bool succeeded = false;
     bool paused = false;
+    std::string cause;    // of a pause that a guard wants; else empty
+    std::string message;  // of it
     v1::TrainingResult result;
     std::optional<Failure> failure;
   };
 
+  void Launch();
   void TakeFromProcess();
   void TakeReport(const v1::TrainerReport& report);
   void TakeCheckpoint(const v1::CheckpointWritten& written);
@@ -118,12 +132,38 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   void FailWith(v1::FailureClass failure_class, const std::string& message);
   void SendPause();
 
+  // attempt_safety.cc
+  // The trainer crashed, and the state that it left in its memory is to go on.
+  bool MayRestart(const TrainerExit& exit) const;
+  void Restart(const TrainerExit& exit);
+  void AnnounceRestart(int64_t step);
+  // Looks for hangs.
+  void WatchProgress();
+  int64_t HangNanos() const;
+  void FoundHung(const snapshot::Progress& progress);
+  void AddStepSeconds(const v1::MetricRecord& record);
+  void Quarantine(const v1::Checkpoint& damaged);
+  void AddNote(v1::ReportAttemptRequest note);
+  void PublishNote();
+  void NoteAnswered(const absl::StatusOr<v1::ReportAttemptResponse>& response);
+
   bool Ready(const Lane& lane) const;
   // A callback that brings the answer back to this attempt on the loop, if it still exists. Common
   // errors are dealt with (see CallFailed); `handle` gets OK answers and refusals.
   template <typename Response>
   DaemonLink::Done<Response> Answer(
-      Lane Attempt::*lane, void (Attempt::*handle)(const absl::StatusOr<Response>& response));
+      Lane Attempt::*lane, void (Attempt::*handle)(const absl::StatusOr<Response>& response)) {
+    (this->*lane).in_flight = true;
+    return [weak = weak_from_this(), loop = context_.loop, lane,
+            handle](absl::StatusOr<Response> response) {
+      loop->Post([weak, lane, handle, response = std::move(response)] {
+        const std::shared_ptr<Attempt> self = weak.lock();
+        if (self != nullptr && self->Arrived(response.status(), lane)) ((*self).*handle)(response);
+      });
+    };
+  }
+  // An answer came; false where there is nothing to handle.
+  bool Arrived(const absl::Status& status, Lane Attempt::*lane);
   // True where the error is dealt with: try again later, register again, or the attempt is stale.
   bool CallFailed(const absl::Status& status, Lane& lane);
 
@@ -131,6 +171,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   void TrainingAnswered(const absl::StatusOr<v1::ReportAttemptResponse>& response);
   void PublishMetrics();
   void MetricsAnswered(const absl::StatusOr<v1::AppendMetricsResponse>& response);
+  v1::Checkpoint CheckpointOf(const v1::CheckpointWritten& written) const;
   void PublishCheckpoint();
   void CheckpointAnswered(const absl::StatusOr<v1::CommitCheckpointResponse>& response);
   void RemoveOldCheckpoints(int64_t step, const v1::CommitCheckpointResponse& response);
@@ -140,8 +181,14 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   void PublishEnd();
   void EndAnswered(const absl::StatusOr<v1::ReportAttemptResponse>& response);
   void FillEnd(v1::ReportAttemptRequest* report) const;
+  // With worker_id and incarnation.
   template <typename Request>
-  Request NewRequest() const;
+  Request NewRequest() const {
+    Request request;
+    request.set_worker_id(context_.worker_id);
+    request.set_incarnation(context_.incarnation);
+    return request;
+  }
 
   int64_t Now() const { return context_.clock->MonotonicNanos(); }
   std::string Name() const;
@@ -150,6 +197,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   v1::Assignment assignment_;
   const std::string directory_;
 
+  std::shared_ptr<snapshot::TrainerMemory> memory_;  // null: none
   std::unique_ptr<TrainerProcess> process_;
   bool ended_ = true;  // no process, and everything that it sent is taken
   int64_t ended_at_ = 0;
@@ -161,6 +209,21 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   bool pause_sent_ = false;
   bool abandoned_ = false;
   int64_t kill_at_;  // SIGKILL then
+
+  // The newest checkpoint that this attempt has committed; absent before.
+  std::optional<v1::Checkpoint> committed_;
+  int64_t written_step_ = -1;  // of the newest checkpoint that a trainer reported
+  std::string restart_cause_;  // of a trainer that was started again and has not begun yet
+  v1::FailureClass restart_class_ = v1::FAILURE_CLASS_UNSPECIFIED;
+  int restarts_without_progress_ = 0;
+  int64_t restarted_at_step_ = -1;
+  uint64_t progress_count_ = 0;
+  int64_t progressed_at_ = 0;
+  bool stepped_ = false;                        // the trainer at hand has reported a step
+  std::string hang_;                            // what was found of it; empty: nothing
+  std::deque<double> step_seconds_;             // of the newest steps
+  std::deque<v1::ReportAttemptRequest> notes_;  // not acknowledged yet, oldest first
+  int64_t note_sequence_ = 0;
 
   int64_t lease_deadline_ = 0;
   bool training_reported_ = false;
@@ -174,6 +237,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   Lane metrics_lane_;
   Lane checkpoint_lane_;
   Lane logs_lane_;
+  Lane notes_lane_;
   Lane end_lane_;
 };
 

@@ -19,6 +19,7 @@ namespace nibble::agent {
 namespace {
 
 constexpr int kLinkFd = 3;
+constexpr int kMemoryFd = 4;
 
 // Runs in the child between fork and exec: only async-signal-safe calls. Never returns.
 [[noreturn]] void Execute(const char* program, const ChildFiles& files, int error_pipe,
@@ -32,18 +33,22 @@ constexpr int kLinkFd = 3;
   sigprocmask(SIG_SETMASK, &none, nullptr);
   // gRPC's descriptors, above all: a trainer must not hold its worker's connections open.
   close_range(kLinkFd + 1, ~0u, CLOSE_RANGE_CLOEXEC);
-  // Above 3 first, so that no dup2 overwrites a descriptor that is still to be placed.
+  // Above them first, so that no dup2 overwrites a descriptor that is still to be placed.
   const int link = fcntl(files.link, F_DUPFD_CLOEXEC, 10);
   const int output = fcntl(files.output, F_DUPFD_CLOEXEC, 10);
+  const int memory = files.memory < 0 ? -1 : fcntl(files.memory, F_DUPFD_CLOEXEC, 10);
   const int error = fcntl(error_pipe, F_DUPFD_CLOEXEC, 10);
   const int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
   // dup2 clears close-on-exec.
   if (link >= 0 && output >= 0 && error >= 0 && input >= 0 && chdir(files.directory.c_str()) == 0 &&
       dup2(input, 0) == 0 && dup2(output, 1) == 1 && dup2(output, 2) == 2 &&
-      dup2(link, kLinkFd) == kLinkFd) {
-    char option[] = "--link-fd";
-    char value[] = "3";
-    char* arguments[] = {const_cast<char*>(program), option, value, nullptr};
+      dup2(link, kLinkFd) == kLinkFd && (memory < 0 || dup2(memory, kMemoryFd) == kMemoryFd)) {
+    char link_option[] = "--link-fd";
+    char link_value[] = "3";
+    char memory_option[] = "--memory-fd";
+    char memory_value[] = "4";
+    char* arguments[] = {const_cast<char*>(program),           link_option,  link_value,
+                         memory < 0 ? nullptr : memory_option, memory_value, nullptr};
     execv(program, arguments);
   }
   const int code = errno;

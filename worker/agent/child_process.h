@@ -13,6 +13,7 @@ namespace nibble::agent {
 struct ChildFiles {
   int link = -1;          // becomes descriptor 3 of the child
   int output = -1;        // becomes its standard output and error
+  int memory = -1;        // becomes descriptor 4, with `--memory-fd 4`; -1: none
   std::string directory;  // becomes its current directory, where a core file would go
 };
 

@@ -13,6 +13,7 @@ absl::Status MetricQueue::Push(const v1::MetricRecord& record) {
   }
   rows_.push_back(record.SerializeAsString());
   ++last_;
+  last_step_ = record.step();
   return absl::OkStatus();
 }
 

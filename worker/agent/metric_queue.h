@@ -32,6 +32,9 @@ class MetricQueue {
   // Rows pushed and not acknowledged.
   size_t waiting() const { return static_cast<size_t>(last_ - acknowledged_); }
   int64_t acknowledged() const { return acknowledged_; }
+  // Sequence and step of the newest row pushed; 0 for none.
+  int64_t last_sequence() const { return last_; }
+  int64_t last_step() const { return last_step_; }
 
   // The oldest rows that are not acknowledged.
   void FillBatch(v1::AppendMetricsRequest* request) const;
@@ -54,6 +57,7 @@ class MetricQueue {
   int64_t first_ = 1;             // sequence of rows_.front()
   int64_t last_ = 0;              // of rows_.back()
   int64_t acknowledged_ = 0;
+  int64_t last_step_ = 0;
 };
 
 }  // namespace nibble::agent

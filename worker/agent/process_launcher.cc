@@ -15,10 +15,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "worker/agent/child_process.h"
 #include "worker/agent/log_capture.h"
+#include "worker/agent/process_state.h"
 #include "worker/link/frame.h"
 
 namespace nibble::agent {
@@ -83,6 +85,21 @@ class ChildTrainer : public TrainerProcess {
     }
   }
 
+  std::string DumpStacks() override {
+    pid_t pid = 0;
+    {
+      MutexLock lock(mutex_);
+      if (over_ || pid_ == 0) return "";
+      pid = pid_;
+    }
+    const ProcessState state = ReadProcessState(pid, SIGUSR1);
+    for (const std::string& line : state.threads) AddLog({clock_.WallMicros(), line});
+    MutexLock lock(mutex_);
+    // Only the trainer itself, and only if it has a handler: another would die of it.
+    if (!over_ && state.handles_signal) kill(pid_, SIGUSR1);
+    return state.stopped ? "stopped by a signal" : "";
+  }
+
   std::optional<TrainerExit> exit() override {
     MutexLock lock(mutex_);
     return exit_;
@@ -122,8 +139,11 @@ class ChildTrainer : public TrainerProcess {
       return ErrnoStatus(errno, "socketpair for", program_);
     }
     const int64_t memory_kills = OutOfMemoryKills();
-    const absl::StatusOr<pid_t> pid = StartChild(
-        program_, {.link = link[1], .output = output, .directory = request_.attempt_directory});
+    const absl::StatusOr<pid_t> pid =
+        StartChild(program_, {.link = link[1],
+                              .output = output,
+                              .memory = request_.memory == nullptr ? -1 : request_.memory->fd(),
+                              .directory = request_.attempt_directory});
     // Only the child may hold these, or its end would not be seen.
     close(link[1]);
     close(output);
@@ -250,6 +270,13 @@ class ChildTrainer : public TrainerProcess {
 }  // namespace
 
 void BecomeReaper() { prctl(PR_SET_CHILD_SUBREAPER, 1); }
+
+std::shared_ptr<snapshot::TrainerMemory> ProcessLauncher::MakeMemory() {
+  auto memory = snapshot::TrainerMemory::Create();
+  if (memory.ok()) return *std::move(memory);
+  NIBBLE_LOG(kWarning, absl::StrCat("no snapshots: ", memory.status().ToString()));
+  return nullptr;
+}
 
 std::unique_ptr<TrainerProcess> ProcessLauncher::Launch(const LaunchRequest& request,
                                                         std::function<void()> notify) {

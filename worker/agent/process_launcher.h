@@ -26,6 +26,7 @@ class ProcessLauncher : public TrainerLauncher {
   explicit ProcessLauncher(std::string trainer, const Clock& clock = RealClock())
       : trainer_(std::move(trainer)), clock_(clock) {}
 
+  std::shared_ptr<snapshot::TrainerMemory> MakeMemory() override;
   std::unique_ptr<TrainerProcess> Launch(const LaunchRequest& request,
                                          std::function<void()> notify) override;
 

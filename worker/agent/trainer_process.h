@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "nibble/v1/trainer_link.pb.h"
+#include "worker/snapshot/trainer_memory.h"
 
 namespace nibble::agent {
 
@@ -45,6 +46,11 @@ class TrainerProcess {
   // first, and a line says how many.
   virtual std::vector<LogEntry> TakeLogs(size_t max) = 0;
 
+  // Puts what can be learnt of its threads into the log: where the kernel has them, and their own
+  // stacks as far as they can still be asked. Returns what is known at once, such as "stopped by a
+  // signal"; may be empty.
+  virtual std::string DumpStacks() { return ""; }
+
   // Sends SIGTERM or SIGKILL to the whole process group, if it is not dead yet.
   virtual void Signal(int signal) = 0;
 
@@ -54,13 +60,17 @@ class TrainerProcess {
 };
 
 struct LaunchRequest {
-  v1::StartTraining start;        // sent as the first command
+  v1::StartTraining start;  // sent as the first command
+  // Shared with the trainer; outlives the process. Null: none.
+  std::shared_ptr<snapshot::TrainerMemory> memory;
   std::string attempt_directory;  // made if need be; trainer.log goes here
 };
 
 class TrainerLauncher {
  public:
   virtual ~TrainerLauncher() = default;
+  // Memory that outlives a trainer; null where there is none.
+  virtual std::shared_ptr<snapshot::TrainerMemory> MakeMemory() { return nullptr; }
   // Starts a trainer; a failure to start shows as its exit. `notify` is called from any thread
   // whenever there may be something new to take; it must be cheap and may be called spuriously.
   virtual std::unique_ptr<TrainerProcess> Launch(const LaunchRequest& request,

@@ -147,6 +147,15 @@ absl::Status WorkDirectory::RemoveCheckpoints(absl::string_view job_id, Checkpoi
   return absl::OkStatus();
 }
 
+absl::Status WorkDirectory::Quarantine(absl::string_view job_id, CheckpointKey checkpoint) const {
+  const std::string path =
+      absl::StrCat(AttemptDirectory(job_id, checkpoint.first), "/step-", checkpoint.second);
+  if (!FileExists(path)) return absl::OkStatus();
+  const std::string aside = path + ".damaged";
+  NIBBLE_RETURN_IF_ERROR(RemoveTree(aside));
+  return RenameDurably(path, aside);
+}
+
 absl::Status WorkDirectory::RemoveUnfinished() const {
   NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> jobs, Directories(JobsDirectory()));
   for (const std::string& job : jobs) {

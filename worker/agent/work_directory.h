@@ -2,6 +2,7 @@
 //   lock                                    flock'ed by the worker; holds its process id
 //   worker_id                               made once
 //   jobs/<job_id>/attempt-<n>/step-<N>/     checkpoints
+//   jobs/<job_id>/attempt-<n>/step-<N>.damaged   found not to verify
 //   jobs/<job_id>/attempt-<n>/trainer.log   what the trainer printed, its beginning
 //
 // What is removed is found by listing this tree and never by a path that somebody sent, so nothing
@@ -40,6 +41,13 @@ class JobDirectories {
   virtual absl::Status RemoveCheckpoints(absl::string_view job_id, CheckpointKey newest,
                                          const std::set<CheckpointKey>& retained) const = 0;
 
+  // Puts a damaged checkpoint aside, as step-<N>.damaged, where it stays until the job is deleted.
+  // Nothing where it is not in this tree.
+  virtual absl::Status Quarantine(absl::string_view /*job_id*/,
+                                  CheckpointKey /*checkpoint*/) const {
+    return absl::OkStatus();
+  }
+
   // Removes everything of a job. INVALID_ARGUMENT where it is not a job id.
   virtual absl::Status RemoveJob(absl::string_view job_id) const = 0;
 };
@@ -63,6 +71,8 @@ class WorkDirectory final : public JobDirectories {
   bool HasAttempt(absl::string_view job_id, int64_t attempt) const override;
   absl::Status RemoveCheckpoints(absl::string_view job_id, CheckpointKey newest,
                                  const std::set<CheckpointKey>& retained) const override;
+
+  absl::Status Quarantine(absl::string_view job_id, CheckpointKey checkpoint) const override;
 
   // Removes unfinished checkpoints (*.tmp) of all jobs. REQUIRES: no trainer runs.
   absl::Status RemoveUnfinished() const;

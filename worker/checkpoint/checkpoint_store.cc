@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -192,6 +193,17 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpointAt(const std::string& directory,
   NIBBLE_RETURN_IF_ERROR(PutInPlace(temporary, directory));
   saved->path = directory;
   return saved;
+}
+
+absl::Status VerifyWritten(const SavedCheckpoint& saved) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(saved.path));
+  for (const std::string& name : names) {
+    const int fd = open(JoinPath(saved.path, name).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) continue;  // OpenAndVerify says why
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(fd);
+  }
+  return OpenAndVerify(saved.path, saved.manifest_digest).status();
 }
 
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,

@@ -84,6 +84,10 @@ struct OpenCheckpoint {
   std::optional<TensorFile> optimizer;  // none where the checkpoint has weights only
 };
 
+// Reads a checkpoint that was just written back from where it lies, as far as the system lets go of
+// its cache, and verifies it. DATA_LOSS: what was written is not what is there.
+absl::Status VerifyWritten(const SavedCheckpoint& saved);
+
 // Opens and verifies a checkpoint directory: sizes and digests of all files, the form of both
 // tensor files. `expected_digest`: SHA-256 that manifest.json must have; empty for any.
 // NOT_FOUND: no such directory or file. DATA_LOSS: anything in it is not what it should be.

@@ -37,7 +37,74 @@ bool IsDigest(const std::string& text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-absl::StatusOr<TrainingState> StateFromJson(const Json& json) {
+absl::StatusOr<std::vector<double>> Numbers(const Json& json, const char* name) {
+  const auto list = json.find(name);
+  if (list == json.end() || !list->is_array() || list->size() > SafetyState::kMaxWindow) {
+    return Malformed(absl::StrCat("safety.", name, " must be a list of numbers"));
+  }
+  std::vector<double> numbers;
+  for (const Json& number : *list) {
+    if (!number.is_number() || !std::isfinite(number.get<double>())) {
+      return Malformed(absl::StrCat("safety.", name, " must be a list of finite numbers"));
+    }
+    numbers.push_back(number.get<double>());
+  }
+  return numbers;
+}
+
+// Rows of `columns` whole numbers.
+absl::StatusOr<std::vector<std::vector<int64_t>>> Rows(const Json& json, const char* name,
+                                                       size_t columns, size_t most) {
+  const auto list = json.find(name);
+  if (list == json.end() || !list->is_array() || list->size() > most) {
+    return Malformed(absl::StrCat("safety.", name, " must be a list of at most ", most));
+  }
+  std::vector<std::vector<int64_t>> rows;
+  for (const Json& entry : *list) {
+    std::vector<int64_t>& row = rows.emplace_back();
+    if (!entry.is_array() || entry.size() != columns) {
+      return Malformed(absl::StrCat("safety.", name, " has an entry of another form"));
+    }
+    for (const Json& value : entry) {
+      if (!value.is_number_unsigned() || value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) {
+        return Malformed(absl::StrCat("safety.", name, " must hold whole numbers"));
+      }
+      row.push_back(value.get<int64_t>());
+    }
+  }
+  return rows;
+}
+
+absl::StatusOr<SafetyState> ReadSafety(const Json& json) {
+  if (!json.is_object() || json.size() != 5) return Malformed("safety has unknown fields");
+  SafetyState safety;
+  NIBBLE_ASSIGN_OR_RETURN(const auto skipped, Rows(json, "skipped", 2, SafetyState::kMaxSkipped));
+  for (const std::vector<int64_t>& row : skipped) safety.skipped.push_back({row[0], row[1]});
+  NIBBLE_ASSIGN_OR_RETURN(safety.rollbacks, Count(json, "rollbacks"));
+  NIBBLE_ASSIGN_OR_RETURN(safety.losses, Numbers(json, "losses"));
+  NIBBLE_ASSIGN_OR_RETURN(safety.gradient_norms, Numbers(json, "gradient_norms"));
+  NIBBLE_ASSIGN_OR_RETURN(const auto raised, Rows(json, "raised", 3, SafetyState::kMaxRaised));
+  for (const std::vector<int64_t>& row : raised) safety.raised.push_back({row[0], row[1], row[2]});
+  return safety;
+}
+
+Json WriteSafety(const SafetyState& safety) {
+  Json json;
+  json["skipped"] = Json::array();
+  for (const SkippedBatch& batch : safety.skipped) {
+    json["skipped"].push_back({batch.step, batch.data_position});
+  }
+  json["rollbacks"] = safety.rollbacks;
+  json["losses"] = safety.losses;
+  json["gradient_norms"] = safety.gradient_norms;
+  json["raised"] = Json::array();
+  for (const RaisedLayer& raised : safety.raised) {
+    json["raised"].push_back({raised.layer, raised.first_step, raised.last_step});
+  }
+  return json;
+}
+
+absl::StatusOr<TrainingState> ReadState(const Json& json) {
   TrainingState state;
   NIBBLE_ASSIGN_OR_RETURN(state.step, Count(json, "step"));
   NIBBLE_ASSIGN_OR_RETURN(state.tokens, Count(json, "tokens"));
@@ -54,7 +121,24 @@ absl::StatusOr<TrainingState> StateFromJson(const Json& json) {
     return Malformed("loss_sum must be a finite number");
   }
   state.loss_sum = loss_sum->get<double>();
+  if (const auto safety = json.find("safety"); safety != json.end()) {
+    NIBBLE_ASSIGN_OR_RETURN(state.safety, ReadSafety(*safety));
+  }
   return state;
+}
+
+Json WriteState(const TrainingState& state) {
+  Json json;
+  json["format_version"] = kFormatVersion;
+  json["step"] = state.step;
+  json["tokens"] = state.tokens;
+  json["data_position"] = state.data_position;
+  json["seed"] = state.seed;
+  json["config_digest"] = state.config_digest;
+  json["loss_sum"] = state.loss_sum;
+  json["loss_count"] = state.loss_count;
+  if (!(state.safety == SafetyState())) json["safety"] = WriteSafety(state.safety);
+  return json;
 }
 
 absl::StatusOr<std::vector<ManifestFile>> FilesFromJson(const Json& json) {
@@ -119,16 +203,16 @@ const ManifestFile* Manifest::Find(absl::string_view name) const {
   return nullptr;
 }
 
+std::string StateToJson(const TrainingState& state) { return WriteState(state).dump(); }
+
+absl::StatusOr<TrainingState> StateFromJson(absl::string_view text) {
+  if (static_cast<int64_t>(text.size()) > kMaxManifestBytes) return Malformed("too large");
+  NIBBLE_ASSIGN_OR_RETURN(const Json json, ParseFlat(text));
+  return ReadState(json);
+}
+
 std::string ManifestToJson(const Manifest& manifest) {
-  Json json;
-  json["format_version"] = kFormatVersion;
-  json["step"] = manifest.state.step;
-  json["tokens"] = manifest.state.tokens;
-  json["data_position"] = manifest.state.data_position;
-  json["seed"] = manifest.state.seed;
-  json["config_digest"] = manifest.state.config_digest;
-  json["loss_sum"] = manifest.state.loss_sum;
-  json["loss_count"] = manifest.state.loss_count;
+  Json json = WriteState(manifest.state);
   json["files"] = Json::array();
   for (const ManifestFile& file : manifest.files) {
     json["files"].push_back(
@@ -145,9 +229,9 @@ absl::StatusOr<Manifest> ManifestFromJson(absl::string_view text) {
     return Malformed(
         absl::StrCat("format_version is ", version, "; this build reads ", kFormatVersion));
   }
-  if (json.size() != 9) return Malformed("unknown fields");
+  if (json.size() != 9 + json.count("safety")) return Malformed("unknown fields");
   Manifest manifest;
-  NIBBLE_ASSIGN_OR_RETURN(manifest.state, StateFromJson(json));
+  NIBBLE_ASSIGN_OR_RETURN(manifest.state, ReadState(json));
   NIBBLE_ASSIGN_OR_RETURN(manifest.files, FilesFromJson(json));
   return manifest;
 }

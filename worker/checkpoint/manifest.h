@@ -14,7 +14,7 @@
 namespace nibble::checkpoint {
 
 inline constexpr int64_t kFormatVersion = 1;
-inline constexpr int64_t kMaxManifestBytes = 64 * 1024;
+inline constexpr int64_t kMaxManifestBytes = 256 * 1024;
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kModelFile[] = "model.safetensors";
 inline constexpr char kOptimizerFile[] = "optimizer.safetensors";
@@ -24,6 +24,39 @@ inline constexpr char kModelDescriptionFile[] = "model.yaml";
 // ("tokenizer.bin", "tokenizer.model", "tokenizer.json", "tokenizer.tiktoken", "vocab.json",
 // "merges.txt").
 bool IsCheckpointFile(absl::string_view name);
+
+// A batch that was judged and left out: samples from data_position on.
+struct SkippedBatch {
+  int64_t step = 0;  // that it would have been, from 1
+  int64_t data_position = 0;
+
+  bool operator==(const SkippedBatch&) const = default;
+};
+
+// A linear layer that computes in a higher precision than its policy says, in steps first to last.
+struct RaisedLayer {
+  int64_t layer = 0;  // its number in the policy
+  int64_t first_step = 0;
+  int64_t last_step = 0;
+
+  bool operator==(const RaisedLayer&) const = default;
+};
+
+// What training safety has done to a run and what it will judge by (docs/training_safety.md): with
+// it a resumed run does what the run would have done.
+struct SafetyState {
+  static constexpr size_t kMaxSkipped = 1000;
+  static constexpr size_t kMaxWindow = 512;
+  static constexpr size_t kMaxRaised = 256;
+
+  std::vector<SkippedBatch> skipped;  // oldest first
+  int64_t rollbacks = 0;              // since the last pause
+  std::vector<double> losses;         // of the steps before, oldest first
+  std::vector<double> gradient_norms;
+  std::vector<RaisedLayer> raised;
+
+  bool operator==(const SafetyState&) const = default;
+};
 
 // Where a run stands. Random numbers need no state of their own: they are functions of seed and
 // step.
@@ -36,6 +69,8 @@ struct TrainingState {
   // Over the steps that count for the run's result: sum of their losses in step order.
   double loss_sum = 0;
   int64_t loss_count = 0;
+  // In a manifest only where it is not as at the start.
+  SafetyState safety;
 
   bool operator==(const TrainingState&) const = default;
 };
@@ -53,6 +88,10 @@ struct Manifest {
   // Null where the checkpoint has no such file.
   const ManifestFile* Find(absl::string_view name) const;
 };
+
+// The state by itself, as a snapshot has it; the same errors as below.
+std::string StateToJson(const TrainingState& state);
+absl::StatusOr<TrainingState> StateFromJson(absl::string_view text);
 
 std::string ManifestToJson(const Manifest& manifest);
 

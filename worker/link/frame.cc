@@ -70,7 +70,7 @@ absl::StatusOr<bool> ReadFrame(int fd, google::protobuf::MessageLite* message) {
   NIBBLE_ASSIGN_OR_RETURN(const size_t header_bytes, ReadAll(fd, header, kHeaderBytes));
   if (header_bytes == 0) return false;
   if (header_bytes < kHeaderBytes) {
-    return absl::DataLossError("trainer link: the stream ended inside a length");
+    return absl::UnavailableError("trainer link: the stream ended inside a length");
   }
   uint32_t size = 0;
   for (size_t i = 0; i < kHeaderBytes; ++i) {
@@ -83,8 +83,8 @@ absl::StatusOr<bool> ReadFrame(int fd, google::protobuf::MessageLite* message) {
   std::string body(size, '\0');
   NIBBLE_ASSIGN_OR_RETURN(const size_t body_bytes, ReadAll(fd, body.data(), size));
   if (body_bytes < size) {
-    return absl::DataLossError(absl::StrCat("trainer link: the stream ended after ", body_bytes,
-                                            " of a frame's ", size, " bytes"));
+    return absl::UnavailableError(absl::StrCat("trainer link: the stream ended after ", body_bytes,
+                                               " of a frame's ", size, " bytes"));
   }
   if (!message->ParseFromString(body)) {
     return absl::DataLossError("trainer link: a frame that is not the expected message");

@@ -21,8 +21,9 @@ absl::Status WriteFrame(int fd, const google::protobuf::MessageLite& message);
 
 // Reads one frame into *message; blocks. False at an orderly end, between two frames. One reader
 // at a time. Never allocates more than kMaxFrameBytes, whatever the length says.
-// DATA_LOSS: a length of 0 or over the limit, an end inside a frame, or bytes that are not such a
-// message; the stream cannot be read further. UNAVAILABLE: the peer reset it. INTERNAL: any other
+// DATA_LOSS: a length of 0 or over the limit, or bytes that are not such a message; the stream
+// cannot be read further. UNAVAILABLE: the peer reset it, or was gone before the end of a frame, as
+// one that is killed while it writes. INTERNAL: any other
 // socket error.
 absl::StatusOr<bool> ReadFrame(int fd, google::protobuf::MessageLite* message);
 

@@ -41,6 +41,7 @@ void AddDataProgress(const std::vector<data::SourceProgress>& sources, v1::Metri
 }  // namespace
 
 v1::FailureClass FailureClassOf(const absl::Status& status) {
+  if (status.GetPayload(trainer::kHardwareFault).has_value()) return v1::HARDWARE;
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kFailedPrecondition:
@@ -136,6 +137,8 @@ absl::StatusOr<v1::StartTraining> LinkObserver::WaitForStart() {
   while (!has_start_ && ended_.ok()) changed_.Wait(mutex_);
   if (!has_start_) return ended_;
   backend_ = start_.spec().resources().backend();
+  metric_sequence_ = start_.metric_sequence();
+  reported_step_ = start_.reported_step();
   return start_;
 }
 
@@ -158,7 +161,35 @@ absl::Status LinkObserver::OnStarted(int64_t step) {
   return Send(report);
 }
 
+v1::Checkpoint LinkObserver::CheckpointAt(const std::string& path) {
+  MutexLock lock(mutex_);
+  for (const v1::Checkpoint& older : start_.fallbacks()) {
+    if (older.path() == path) return older;
+  }
+  return start_.resume_from();
+}
+
+absl::Status LinkObserver::OnNote(const trainer::RunNote& note) {
+  v1::TrainerReport report;
+  switch (note.kind) {
+    case trainer::NoteKind::kCheckpointDamaged:
+      report.mutable_note()->set_reason(v1::CHECKPOINT_QUARANTINED);
+      *report.mutable_note()->mutable_damaged() = CheckpointAt(note.path);
+      break;
+    case trainer::NoteKind::kGuardTripped:
+      report.mutable_note()->set_reason(v1::GUARD_TRIPPED);
+      break;
+    case trainer::NoteKind::kSnapshotRefused:
+      report.mutable_note()->set_reason(v1::SNAPSHOT_REFUSED);
+      break;
+  }
+  report.mutable_note()->set_cause(note.cause);
+  report.mutable_note()->set_message(SafeText(note.message, kMaxFailureMessageBytes));
+  return Send(report);
+}
+
 absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
+  if (step.step <= reported_step_) return Alive();
   v1::TrainerReport report;
   v1::MetricRecord* record = report.mutable_metrics();
   record->set_sequence(++metric_sequence_);
@@ -185,6 +216,9 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
     if (step.validation_bits_per_byte > 0) {
       AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
     }
+  }
+  if (step.skipped_batches > 0) {
+    AddFinite("safety/skipped_batches", static_cast<double>(step.skipped_batches), record);
   }
   for (const auto& [name, value] : step.health) AddFinite(name, value, record);
   AddDataProgress(step.data, record);
@@ -224,6 +258,8 @@ absl::Status LinkObserver::Finish(const absl::StatusOr<trainer::RunResult>& resu
   }
   if (result->paused) {
     report.mutable_paused()->set_step(result->steps);
+    report.mutable_paused()->set_cause(result->pause_cause);
+    report.mutable_paused()->set_message(SafeText(result->pause_message, kMaxFailureMessageBytes));
     return Send(report);
   }
   v1::TrainingResult* succeeded = report.mutable_succeeded()->mutable_result();

@@ -28,6 +28,7 @@ namespace nibble::link {
 //   OUT_OF_RANGE                                          NUMERIC   loss or gradient not finite
 //   RESOURCE_EXHAUSTED                                    OUT_OF_MEMORY
 //   UNAVAILABLE                                           NETWORK   another rank is gone
+//   whatever has payload trainer::kHardwareFault           HARDWARE
 //   everything else                                       CONTROL   a fault of nibble itself
 v1::FailureClass FailureClassOf(const absl::Status& status);
 
@@ -51,7 +52,9 @@ class LinkObserver : public trainer::TrainingObserver {
 
   absl::Status OnStarted(int64_t step) override;
   // Sends one metric row; sequence numbers count from 1. Blocks while the worker's queue is full.
+  // Of steps that an earlier trainer of the attempt has sent already, none.
   absl::Status OnStep(const trainer::StepReport& report) override;
+  absl::Status OnNote(const trainer::RunNote& note) override;
   // Sends it and returns; with `must_commit` only after the worker says that it is committed.
   absl::Status OnCheckpoint(const trainer::CheckpointReport& report, bool must_commit) override;
   bool PauseRequested() override;
@@ -68,11 +71,14 @@ class LinkObserver : public trainer::TrainingObserver {
   absl::Status Handle(const v1::TrainerCommand& command) EXCLUDES(mutex_);
   // OK while the worker is there and the attempt is live.
   absl::Status Alive() EXCLUDES(mutex_);
+  // Of those that the worker named.
+  v1::Checkpoint CheckpointAt(const std::string& path) EXCLUDES(mutex_);
   absl::Status Send(const v1::TrainerReport& report) EXCLUDES(mutex_);
 
   const int fd_;
   const Clock& clock_;
   int64_t metric_sequence_ = 0;  // of the last row sent
+  int64_t reported_step_ = 0;    // by an earlier trainer of the attempt
   std::string backend_;
 
   Mutex mutex_;

@@ -80,16 +80,18 @@ TEST(FrameTest, AFrameCrossesInPieces) {
   EXPECT_EQ(read.started().backend().size(), kMaxFrameBytes - 64);
 }
 
-TEST(FrameTest, HostileBytesAreDataLoss) {
+TEST(FrameTest, HostileBytesAreRefused) {
   const struct {
     std::string bytes;
     std::string error;
+    absl::StatusCode code = absl::StatusCode::kDataLoss;
   } cases[] = {
       {std::string("\xff\xff\xff\xff", 4), "a frame of 4294967295 bytes"},
       {std::string("\x01\x00\x10\x00", 4), "a frame of 1048577 bytes"},
       {std::string("\x00\x00\x00\x00", 4), "a frame of 0 bytes"},
-      {std::string("\x05\x00", 2), "inside a length"},
-      {std::string("\x05\x00\x00\x00", 4) + "ab", "after 2 of a frame's 5 bytes"},
+      {std::string("\x05\x00", 2), "inside a length", absl::StatusCode::kUnavailable},
+      {std::string("\x05\x00\x00\x00", 4) + "ab", "after 2 of a frame's 5 bytes",
+       absl::StatusCode::kUnavailable},
       {std::string("\x03\x00\x00\x00", 4) + "\xff\xff\xff", "not the expected message"},
   };
   for (const auto& c : cases) {
@@ -97,8 +99,7 @@ TEST(FrameTest, HostileBytesAreDataLoss) {
     sockets.Write(0, c.bytes);
     sockets.Close(0);
     v1::TrainerReport report;
-    EXPECT_THAT(ReadFrame(sockets[1], &report),
-                StatusIs(absl::StatusCode::kDataLoss, HasSubstr(c.error)));
+    EXPECT_THAT(ReadFrame(sockets[1], &report), StatusIs(c.code, HasSubstr(c.error)));
   }
 }
 
@@ -132,6 +133,9 @@ TEST(FailureClassTest, TellsWhoseFaultItIs) {
   EXPECT_EQ(FailureClassOf(absl::NotFoundError("")), v1::DATA);
   EXPECT_EQ(FailureClassOf(absl::DataLossError("")), v1::DATA);
   EXPECT_EQ(FailureClassOf(absl::OutOfRangeError("")), v1::NUMERIC);
+  absl::Status flaky = absl::InternalError("");
+  flaky.SetPayload(trainer::kHardwareFault, absl::Cord());
+  EXPECT_EQ(FailureClassOf(flaky), v1::HARDWARE);
   EXPECT_EQ(FailureClassOf(absl::ResourceExhaustedError("")), v1::OUT_OF_MEMORY);
   EXPECT_EQ(FailureClassOf(absl::InternalError("")), v1::CONTROL);
   EXPECT_EQ(FailureClassOf(absl::AbortedError("")), v1::CONTROL);

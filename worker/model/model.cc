@@ -209,6 +209,7 @@ void Model::Logits(const int32_t* inputs, const Matrix& logits) {
 
 void Model::ForwardBackward(const MicroBatch& batch) {
   ForwardBranches(batch.inputs, RangeOf(batch));
+  if (batch.before_backward != nullptr) (*batch.before_backward)();
   Backward(batch);
 }
 

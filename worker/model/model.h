@@ -10,6 +10,7 @@
 #define WORKER_MODEL_MODEL_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -45,6 +46,8 @@ struct MicroBatch {
   float* log_sum_exp = nullptr;       // [N] out, of the logits; null: not wanted
   const float* row_scales = nullptr;  // [N] weights of the losses in the gradient; null: all 1
   LinearProbe* probe = nullptr;       // TokenRange::probe
+  // Called by ForwardBackward between the two; null: not wanted.
+  const std::function<void()>* before_backward = nullptr;
 };
 
 // Not thread-safe.
@@ -69,6 +72,11 @@ class Model {
   // device, before any soft cap. `inputs` [N]. Call after PrepareWeights(kEvaluation, ...).
   void Logits(const int32_t* inputs, const kernels::Matrix& logits);
 
+  // PrecisionPolicy::SetRaised.
+  void SetRaised(std::vector<RaisedLayer> raised) {
+    options_.precision.SetRaised(std::move(raised));
+  }
+
   int64_t micro_batch_tokens() const { return context_.tokens(); }
   int64_t step_tokens() const { return options_.batch_size * options_.sequence_length; }
   // Device memory planned for activations, operands and workspaces, bytes.
@@ -91,7 +99,7 @@ class Model {
   TokenRange RangeOf(const MicroBatch& batch) const;
   kernels::LmHeadArgs HeadArgs(const MicroBatch& batch) const;
 
-  const ModelOptions options_;
+  ModelOptions options_;  // but for raised layers, as created
   Weights& weights_;
   const ParameterTable& table_;
   kernels::Backend& backend_;

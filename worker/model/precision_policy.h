@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,13 @@ namespace nibble::model {
 struct PrecisionPhase {
   int64_t first_step = 0;
   std::vector<kernels::LinearFormat> linears;
+};
+
+// A layer that computes in another format than its phase says, in these steps (counted from 0).
+struct RaisedLayer {
+  int layer = 0;
+  int64_t first_step = 0;
+  int64_t last_step = 0;
 };
 
 class PrecisionPolicy {
@@ -38,13 +46,26 @@ class PrecisionPolicy {
 
   int64_t layers() const { return static_cast<int64_t>(phases_[0].linears.size()); }
   const kernels::LinearFormat& FormatsOf(int layer, int64_t step) const {
+    for (const RaisedLayer& raised : raised_) {
+      if (raised.layer == layer && raised.first_step <= step && step <= raised.last_step) {
+        return *raised_format_;
+      }
+    }
     size_t phase = phases_.size() - 1;
     while (step < phases_[phase].first_step) --phase;
     return phases_[phase].linears[layer];
   }
+  // Any layer may be raised to `format` for some steps: Any and Largest count it from now on.
+  void AllowRaising(const kernels::LinearFormat& format) { raised_format_ = format; }
+  // These are, and no others. REQUIRES: AllowRaising.
+  void SetRaised(std::vector<RaisedLayer> raised) {
+    NIBBLE_CHECK(raised.empty() || raised_format_.has_value());
+    raised_ = std::move(raised);
+  }
   // Whether some layer has, at some step, formats that satisfy `condition`.
   template <class Condition>
   bool Any(const Condition& condition) const {
+    if (raised_format_.has_value() && condition(*raised_format_)) return true;
     return std::any_of(phases_.begin(), phases_.end(), [&](const PrecisionPhase& phase) {
       return std::any_of(phase.linears.begin(), phase.linears.end(), condition);
     });
@@ -52,7 +73,7 @@ class PrecisionPolicy {
   // The largest value of measure(formats) over a layer's phases.
   template <class Measure>
   int64_t Largest(int layer, const Measure& measure) const {
-    int64_t largest = 0;
+    int64_t largest = raised_format_.has_value() ? measure(*raised_format_) : 0;
     for (const PrecisionPhase& phase : phases_) {
       largest = std::max<int64_t>(largest, measure(phase.linears[layer]));
     }
@@ -61,6 +82,8 @@ class PrecisionPolicy {
 
  private:
   std::vector<PrecisionPhase> phases_;
+  std::optional<kernels::LinearFormat> raised_format_;
+  std::vector<RaisedLayer> raised_;
 };
 
 }  // namespace nibble::model

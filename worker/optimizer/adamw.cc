@@ -19,9 +19,12 @@ absl::StatusOr<std::unique_ptr<AdamW>> AdamW::Create(const AdamWConfig& config,
   return optimizer;
 }
 
-void AdamW::Update(int64_t step, double learning_rate) {
+void AdamW::MeasureGradients() {
   backend_.Norm(parameters_.gradients, parameters_.table->flat_size(),
                 static_cast<float*>(norm_->data()));
+}
+
+void AdamW::Update(int64_t step, double learning_rate) {
   for (const DecayRange& range : ranges_) UpdateRange(range, step, learning_rate);
 }
 

@@ -23,6 +23,7 @@ class AdamW : public Optimizer {
                                                        const FlatParameters& parameters,
                                                        kernels::Backend& backend);
 
+  void MeasureGradients() override;
   void Update(int64_t step, double learning_rate) override;
   // <parameter>.exp_avg of all parameters, then <parameter>.exp_avg_sq, as torch.optim.AdamW
   // calls them.

@@ -113,9 +113,12 @@ kernels::AdamWArgs LowRankAdamW::Args(const Slot& slot, int64_t step) const {
   return args;
 }
 
+void LowRankAdamW::MeasureGradients() {
+  backend_.Norm(parameters_.gradients, parameters_.table->flat_size(),
+                static_cast<float*>(norm_->data()));
+}
+
 void LowRankAdamW::Update(int64_t step, double learning_rate) {
-  const model::ParameterTable& table = *parameters_.table;
-  backend_.Norm(parameters_.gradients, table.flat_size(), static_cast<float*>(norm_->data()));
   for (const Slot& slot : slots_) {
     if (!slot.projected) {
       UpdatePlain(slot, step, learning_rate);

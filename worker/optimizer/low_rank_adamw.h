@@ -36,6 +36,7 @@ class LowRankAdamW : public Optimizer {
                                                               kernels::Backend& backend);
 
   // The host waits, and works, at the updates that compute subspaces.
+  void MeasureGradients() override;
   void Update(int64_t step, double learning_rate) override;
   // In the order of the table: <parameter>.exp_avg and <parameter>.exp_avg_sq, [L, r] for a
   // projected one, followed there by <parameter>.projector [S, r].

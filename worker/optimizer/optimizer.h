@@ -31,8 +31,10 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
+  // Leaves the norm of the gradients, before clipping, in gradient_norm().
+  virtual void MeasureGradients() = 0;
   // Update number `step`, from 1, with this learning rate; the host does not wait for anything.
-  // Allocates nothing. Leaves the norm of the gradients before clipping in gradient_norm().
+  // Allocates nothing. REQUIRES: MeasureGradients() of the same gradients.
   virtual void Update(int64_t step, double learning_rate) = 0;
 
   // Everything that the next update depends on beside weights, gradients and step, always in the

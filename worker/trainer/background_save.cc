@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "worker/trainer/training_run.h"
 
 namespace nibble::trainer {
 namespace {
@@ -73,6 +75,13 @@ absl::Status BackgroundSave::Start(const std::string& root,
     CopiedTensors model(model_, values);
     CopiedTensors optimizer(optimizer_, values + Elements(model_));
     result_ = checkpoint::SaveCheckpoint(root, {state, &model, &optimizer, texts_});
+    if (result_.ok()) {
+      absl::Status verified = checkpoint::VerifyWritten(*result_);
+      if (!verified.ok()) {
+        verified.SetPayload(kHardwareFault, absl::Cord());
+        result_ = verified;
+      }
+    }
     written_.store(true, std::memory_order_release);
   });
   return absl::OkStatus();

@@ -43,7 +43,9 @@ class BackgroundSave {
   bool under_way() const { return writer_.joinable(); }
   // Finish() will not wait. REQUIRES: under_way().
   bool written() const { return written_.load(std::memory_order_acquire); }
-  // Waits, and returns what checkpoint::SaveCheckpoint returned. REQUIRES: under_way().
+  // Waits, and returns what checkpoint::SaveCheckpoint returned; or DATA_LOSS with payload
+  // kHardwareFault (training_run.h) where the checkpoint, read back, is not what was written.
+  // REQUIRES: under_way().
   absl::StatusOr<checkpoint::SavedCheckpoint> Finish();
 
  private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -61,9 +62,14 @@ int64_t CountTargets(const std::vector<int32_t>& targets) {
 }  // namespace
 
 Trainer::Trainer(const TrainingConfig& config, const TrainerParts& parts)
-    : config_(config), parts_(parts), backend_(*parts.backend), table_(config.model) {
+    : config_(config),
+      parts_(parts),
+      backend_(*parts.backend),
+      table_(config.model),
+      guard_(config.safety) {
   state_.seed = config.seed;
   state_.config_digest = config.config_digest;
+  before_backward_ = [this] { Enter(snapshot::Phase::kBackward); };
 }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainingConfig& config,
@@ -99,7 +105,7 @@ absl::Status Trainer::AllocateState() {
   host_inputs_.resize(tokens);
   host_targets_.resize(tokens);
   host_losses_.resize(model_->step_tokens());
-  if (config_.health.interval > 0) {
+  if (config_.health.interval > 0 || config_.safety.recovery_steps > 0) {
     std::vector<std::string> layers;
     for (const LinearPrecision& linear : config_.linears) layers.push_back(linear.layer);
     health_ = std::make_unique<QuantisationHealth>(backend_, layers);
@@ -149,6 +155,7 @@ model::MicroBatch Trainer::BatchOf(int64_t micro_batch) const {
     batch.log_sum_exp = static_cast<float*>(log_sum_exp_->data()) + first_token;
   }
   batch.first_token = first_token;
+  batch.before_backward = &before_backward_;
   batch.step = static_cast<uint32_t>(state_.step);
   return batch;
 }
@@ -164,7 +171,9 @@ absl::Status Trainer::ForEachMicroBatch(const Run& run) {
   const int64_t micro_batches = config_.batch_size / config_.micro_batch_size;
   for (int64_t i = parts_.communicator->rank(); i < micro_batches;
        i += parts_.communicator->size()) {
+    Enter(snapshot::Phase::kData);
     NIBBLE_RETURN_IF_ERROR(ReadTrainBatch(i));
+    Enter(snapshot::Phase::kForward);
     run(BatchOf(i));
   }
   if (log_sum_exp_ != nullptr) {
@@ -200,7 +209,7 @@ absl::Status Trainer::WeighSamples() {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* probe) {
+absl::Status Trainer::EnqueueGradients(model::LinearProbe* probe) {
   weighted_ = false;
   model_->PrepareWeights(model::PassKind::kTraining, static_cast<uint32_t>(state_.step));
   backend_.Zero(weights_->gradients(), table_.flat_size() * 4);
@@ -227,8 +236,29 @@ absl::Status Trainer::EnqueueStep(double learning_rate, model::LinearProbe* prob
   }
   NIBBLE_RETURN_IF_ERROR(
       parts_.communicator->AllReduceSum(weights_->gradients(), table_.flat_size()));
-  optimizer_->Update(state_.step + 1, learning_rate);
+  optimizer_->MeasureGradients();
   return absl::OkStatus();
+}
+
+bool Trainer::Measured::operator==(const Measured& other) const {
+  return std::memcmp(this, &other, sizeof(Measured)) == 0;
+}
+
+absl::StatusOr<Trainer::Measured> Trainer::ComputeGradients(bool measured,
+                                                            std::map<std::string, double>* health) {
+  NIBBLE_RETURN_IF_ERROR(EnqueueGradients(measured ? health_.get() : nullptr));
+  if (measured) NIBBLE_RETURN_IF_ERROR(health_->Take(health));
+  backend_.CopyToHost(&host_grad_norm_, optimizer_->gradient_norm(), 4);
+  if (log_sum_exp_ != nullptr) {
+    backend_.CopyToHost(host_log_sum_exp_.data(), log_sum_exp_->data(), model_->step_tokens() * 4);
+  }
+  Measured result;
+  // Gradients are divided by all tokens of the step, whether they have a target or not.
+  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), StepTargets()));
+  result.gradient_norm = host_grad_norm_;
+  config_.faults.AfterGradients(state_.data_position / config_.batch_size, ++times_computed_,
+                                &result.loss, &result.gradient_norm);
+  return result;
 }
 
 int64_t Trainer::StepTargets() const {
@@ -278,32 +308,32 @@ absl::StatusOr<double> Trainer::ShadowLoss() {
 
 absl::StatusOr<StepResult> Trainer::Step() {
   NIBBLE_CHECK(state_.step < config_.steps);
+  Enter(snapshot::Phase::kForward);
+  config_.faults.BeforeStep(state_.step + 1, config_.output_directory);
   StepResult result;
   result.learning_rate =
       config_.optimizer.learning_rate *
       optimizer::LearningRateFactor(config_.schedule, state_.step + 1, config_.steps);
-  const bool measured = health_ != nullptr && (state_.step + 1) % config_.health.interval == 0;
+  const bool measured =
+      config_.health.interval > 0 && (state_.step + 1) % config_.health.interval == 0;
   if (measured && config_.health.shadow) {
     NIBBLE_ASSIGN_OR_RETURN(result.health["health/shadow_loss"], ShadowLoss());
   }
-  NIBBLE_RETURN_IF_ERROR(EnqueueStep(result.learning_rate, measured ? health_.get() : nullptr));
-  if (measured) NIBBLE_RETURN_IF_ERROR(health_->Take(&result.health));
-  backend_.CopyToHost(&host_grad_norm_, optimizer_->gradient_norm(), 4);
-  if (log_sum_exp_ != nullptr) {
-    backend_.CopyToHost(host_log_sum_exp_.data(), log_sum_exp_->data(), model_->step_tokens() * 4);
-  }
-  // Gradients are divided by all tokens of the step, whether they have a target or not.
-  NIBBLE_ASSIGN_OR_RETURN(result.loss, MeanOfLosses(model_->step_tokens(), StepTargets()));
+  times_computed_ = 0;
+  NIBBLE_ASSIGN_OR_RETURN(const Measured gradients, ComputeGradients(measured, &result.health));
+  result.loss = gradients.loss;
   result.objective = Objective(result.loss);
-  result.grad_norm = host_grad_norm_;
+  result.grad_norm = gradients.gradient_norm;
+  const Verdict verdict = guard_.Judge(result.loss, result.grad_norm);
+  if (verdict.tripped) NIBBLE_RETURN_IF_ERROR(Examine(verdict, gradients, &result));
+  if (!result.applied) return result;
+  Enter(snapshot::Phase::kOptimizer);
+  if (snapshots_ != nullptr) snapshots_->Finish();
+  optimizer_->Update(state_.step + 1, result.learning_rate);
+  guard_.Accept(result.loss, result.grad_norm);
   state_.step += 1;
   state_.tokens += model_->step_tokens();
   state_.data_position += config_.batch_size;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    return absl::OutOfRangeError(absl::StrCat("step ", state_.step, ": the ",
-                                              std::isfinite(result.loss) ? "gradient norm" : "loss",
-                                              " is not finite"));
-  }
   if (state_.step >= FirstResultStep(config_.steps)) {
     state_.loss_sum += result.loss;
     state_.loss_count += 1;
@@ -337,6 +367,7 @@ absl::StatusOr<Evaluation> Trainer::Evaluate() {
   int64_t targets = 0;
   for (int64_t first = 0; first < sequences; first += config_.micro_batch_size) {
     const int64_t count = std::min(config_.micro_batch_size, sequences - first);
+    Enter(snapshot::Phase::kValidation);
     NIBBLE_RETURN_IF_ERROR(ReadValidationBatch(first, count));
     model::MicroBatch batch;
     batch.inputs = static_cast<const int32_t*>(inputs_->data());

@@ -5,6 +5,7 @@
 #define WORKER_TRAINER_TRAINER_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,9 +20,11 @@
 #include "worker/model/model.h"
 #include "worker/model/weights.h"
 #include "worker/optimizer/optimizer.h"
+#include "worker/snapshot/trainer_memory.h"
 #include "worker/trainer/background_save.h"
 #include "worker/trainer/efficiency.h"
 #include "worker/trainer/quantisation_health.h"
+#include "worker/trainer/snapshot_taker.h"
 #include "worker/trainer/training_config.h"
 
 namespace nibble::trainer {
@@ -32,6 +35,7 @@ struct TrainerParts {
   collective::Communicator* communicator = nullptr;
   const data::DataSource* train = nullptr;
   const data::DataSource* validation = nullptr;  // null: there is no validation split
+  snapshot::TrainerMemory* memory = nullptr;     // null: nobody holds snapshots
 };
 
 struct StepResult {
@@ -43,6 +47,16 @@ struct StepResult {
   // Where the step was measured: what QuantisationHealth::Take says, and health/shadow_loss (nats
   // per token of the step's batch at the same weights, without quantisation) where asked for.
   std::map<std::string, double> health;
+  // A guard has something to say of the step: what, and which.
+  bool tripped = false;
+  std::string guard_cause;
+  std::string guard_message;
+  // False: nothing of the step was applied, its batch is skipped, and the run goes on (or is to be
+  // paused) where it was before.
+  bool applied = true;
+  bool pause = false;
+  // With `pause`: the state is worth a checkpoint; weights that are not finite are not.
+  bool state_is_good = true;
 };
 
 struct Evaluation {
@@ -67,6 +81,16 @@ class Trainer {
   // configuration; otherwise as checkpoint::OpenAndVerify says.
   absl::Status Restore(const std::string& directory, const std::string& manifest_digest);
 
+  // Goes on from the newest snapshot of parts.memory. NOT_FOUND: there is none. DATA_LOSS or
+  // FAILED_PRECONDITION: it is not whole, or of another configuration; the state is lost then.
+  absl::Status RestoreSnapshot();
+  // Takes the memory for snapshots; without it none is taken. RESOURCE_EXHAUSTED.
+  // REQUIRES: parts.memory.
+  absl::Status PrepareSnapshots();
+  // Begins a snapshot of the state as it is, which the next step's update waits for. Nothing where
+  // PrepareSnapshots has not succeeded.
+  absl::Status StartSnapshot();
+
   // Checkpoints are written behind training (background_save.h), one at a time.
   // Takes the memory for them; otherwise the first StartSave does. RESOURCE_EXHAUSTED.
   absl::Status PrepareSaves();
@@ -80,8 +104,11 @@ class Trainer {
   // Errors as checkpoint::SaveCheckpoint says.
   absl::StatusOr<checkpoint::SavedCheckpoint> FinishSave();
 
-  // One update. Allocates nothing unless the step is measured. OUT_OF_RANGE, naming the step, where
-  // loss or gradient norm is not finite; the state is lost then. REQUIRES: step() < config.steps.
+  // One update, or what config.safety wants instead. Allocates nothing unless the step is measured
+  // or a guard trips. OUT_OF_RANGE, naming the step, where loss or gradient norm is not finite and
+  // config.safety has no answer; with payload kHardwareFault (training_run.h) where a step that was
+  // computed again came out otherwise. Errors leave the state as it was before the step.
+  // REQUIRES: step() < config.steps.
   absl::StatusOr<StepResult> Step();
   // Mean loss over the first config.validation_sequences sequences of the validation split,
   // computed without quantisation. REQUIRES: parts.validation.
@@ -94,6 +121,7 @@ class Trainer {
 
   int64_t step() const { return state_.step; }
   int64_t tokens() const { return state_.tokens; }
+  int64_t skipped_batches() const { return static_cast<int64_t>(state_.safety.skipped.size()); }
   // How far the run is in each of its sources.
   std::vector<data::SourceProgress> DataProgress() const {
     return parts_.train->Progress(state_.data_position);
@@ -112,7 +140,22 @@ class Trainer {
   absl::Status AllocateState();
   absl::Status ReadTrainBatch(int64_t micro_batch);
   absl::Status ReadValidationBatch(int64_t first_sequence, int64_t sequences);
-  absl::Status EnqueueStep(double learning_rate, model::LinearProbe* probe);
+  // Loss and gradients of the coming step's batch; what they come to.
+  struct Measured {
+    double loss = 0;
+    double gradient_norm = 0;
+    bool operator==(const Measured& other) const;  // bit by bit
+  };
+  absl::Status EnqueueGradients(model::LinearProbe* probe);
+  absl::StatusOr<Measured> ComputeGradients(bool measured, std::map<std::string, double>* health);
+  // trainer_safety.cc: a guard tripped. Decides, and leaves the gradients as they were.
+  absl::Status Examine(const Verdict& verdict, const Measured& first, StepResult* result);
+  void SkipBatch();
+  // Those whose quantisation is worst by `health`, from the coming step on; their names.
+  std::string RaiseWorstLayers(const std::map<std::string, double>& health);
+  void ApplyRaised();
+  absl::StatusOr<bool> WeightsAreFinite() const;
+  checkpoint::TrainingState StateToSave() const;
   // Mean loss of the coming step's batch in high precision.
   absl::StatusOr<double> ShadowLoss();
   model::MicroBatch BatchOf(int64_t micro_batch) const;
@@ -125,6 +168,11 @@ class Trainer {
   int64_t StepTargets() const;
   absl::StatusOr<double> MeanOfLosses(int64_t losses, int64_t tokens);
   std::vector<optimizer::StateTensor> WeightTensors() const;
+  std::vector<optimizer::StateTensor> AllTensors() const;
+  absl::Status CheckState(const checkpoint::TrainingState& saved, const std::string& what) const;
+  void Enter(snapshot::Phase phase) const {
+    if (parts_.memory != nullptr) parts_.memory->Enter(phase, state_.step);
+  }
   absl::Status Load(const checkpoint::TensorFile& file,
                     const std::vector<optimizer::StateTensor>& tensors) const;
 
@@ -136,7 +184,10 @@ class Trainer {
   std::unique_ptr<model::Model> model_;
   std::unique_ptr<optimizer::Optimizer> optimizer_;
   std::unique_ptr<QuantisationHealth> health_;  // null: never measured
-  checkpoint::TrainingState state_;
+  checkpoint::TrainingState state_;             // but for what the guard remembers
+  Guard guard_;
+  int times_computed_ = 0;  // the gradients at hand
+  std::function<void()> before_backward_;
 
   // One micro-batch of tokens; of a whole step the losses, and where the objective asks for them
   // the weights of its tokens and their log sum exp.
@@ -151,6 +202,7 @@ class Trainer {
   float host_grad_norm_ = 0;
 
   int64_t saving_step_ = 0;
+  std::unique_ptr<SnapshotTaker> snapshots_;
   // Last, so that it goes first: it reads none of the above once it has copied, but ends a thread.
   std::unique_ptr<BackgroundSave> save_;
 };

@@ -18,6 +18,9 @@ using optimizer::StateTensor;
 
 absl::Status Trainer::Initialise() {
   state_.step = state_.tokens = state_.data_position = 0;
+  state_.safety = {};
+  guard_.Restore({});
+  ApplyRaised();
   state_.loss_sum = 0;
   state_.loss_count = 0;
   for (const StateTensor& tensor : optimizer_->State()) {
@@ -32,6 +35,12 @@ std::vector<StateTensor> Trainer::WeightTensors() const {
     tensors.push_back(
         {parameter.name, parameter.shape, weights_->master() + parameter.offset, parameter.size});
   }
+  return tensors;
+}
+
+std::vector<StateTensor> Trainer::AllTensors() const {
+  std::vector<StateTensor> tensors = WeightTensors();
+  for (StateTensor& tensor : optimizer_->State()) tensors.push_back(std::move(tensor));
   return tensors;
 }
 
@@ -67,25 +76,69 @@ absl::Status Trainer::Restore(const std::string& directory, const std::string& m
                      " has no optimiser state: train on from it with training.init_from"));
   }
   const checkpoint::TrainingState& saved = opened.manifest.state;
-  if (saved.config_digest != config_.config_digest || saved.seed != config_.seed) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the checkpoint in ", directory, " is of another configuration (its digest is ",
-        saved.config_digest, ", this job's ", config_.config_digest, ")"));
-  }
-  // Compared by division: the manifest's numbers are not ours until they are checked.
-  if (saved.step > config_.steps || saved.data_position % config_.batch_size != 0 ||
-      saved.data_position / config_.batch_size != saved.step ||
-      saved.tokens % model_->step_tokens() != 0 ||
-      saved.tokens / model_->step_tokens() != saved.step || saved.loss_count > saved.step) {
-    return absl::DataLossError(
-        absl::StrCat("the checkpoint in ", directory,
-                     " has a step, token and data position that do not belong together"));
-  }
+  NIBBLE_RETURN_IF_ERROR(CheckState(saved, absl::StrCat("the checkpoint in ", directory)));
   NIBBLE_RETURN_IF_ERROR(Load(opened.model, WeightTensors()));
   NIBBLE_RETURN_IF_ERROR(Load(*opened.optimizer, optimizer_->State()));
   weights_->RefreshBf16();
   state_ = saved;
+  guard_.Restore(saved.safety);
+  ApplyRaised();
   return backend_.Synchronize();
+}
+
+absl::Status Trainer::CheckState(const checkpoint::TrainingState& saved,
+                                 const std::string& what) const {
+  if (saved.config_digest != config_.config_digest || saved.seed != config_.seed) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, " is of another configuration (its digest is ", saved.config_digest,
+                     ", this job's ", config_.config_digest, ")"));
+  }
+  const int64_t skipped = static_cast<int64_t>(saved.safety.skipped.size());
+  // Compared by division: the manifest's numbers are not ours until they are checked.
+  if (saved.step > config_.steps || saved.data_position % config_.batch_size != 0 ||
+      saved.data_position / config_.batch_size - skipped != saved.step ||
+      saved.tokens % model_->step_tokens() != 0 ||
+      saved.tokens / model_->step_tokens() != saved.step || saved.loss_count > saved.step) {
+    return absl::DataLossError(
+        absl::StrCat(what, " has a step, token and data position that do not belong together"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::RestoreSnapshot() {
+  NIBBLE_ASSIGN_OR_RETURN(const snapshot::Snapshot newest, parts_.memory->Newest());
+  NIBBLE_ASSIGN_OR_RETURN(const checkpoint::TrainingState saved,
+                          checkpoint::StateFromJson(newest.state));
+  NIBBLE_RETURN_IF_ERROR(CheckState(saved, "the snapshot"));
+  const std::vector<StateTensor> tensors = AllTensors();
+  int64_t bytes = 0;
+  for (const StateTensor& tensor : tensors) bytes += tensor.size * 4;
+  if (bytes != static_cast<int64_t>(newest.data.size())) {
+    return absl::DataLossError("the snapshot is of another model");
+  }
+  const char* from = newest.data.data();
+  for (const StateTensor& tensor : tensors) {
+    backend_.CopyToDevice(tensor.values, from, tensor.size * 4);
+    from += tensor.size * 4;
+  }
+  weights_->RefreshBf16();
+  state_ = saved;
+  guard_.Restore(saved.safety);
+  ApplyRaised();
+  return backend_.Synchronize();
+}
+
+absl::Status Trainer::PrepareSnapshots() {
+  NIBBLE_ASSIGN_OR_RETURN(snapshots_,
+                          SnapshotTaker::Create(backend_, AllTensors(), *parts_.memory));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::StartSnapshot() {
+  if (snapshots_ == nullptr) return absl::OkStatus();
+  Enter(snapshot::Phase::kSnapshot);
+  snapshots_->Finish();
+  return snapshots_->Start(StateToSave());
 }
 
 absl::Status Trainer::PrepareSaves() {
@@ -102,7 +155,7 @@ absl::Status Trainer::PrepareSaves() {
 absl::Status Trainer::StartSave() {
   NIBBLE_RETURN_IF_ERROR(PrepareSaves());
   saving_step_ = state_.step;
-  return save_->Start(config_.output_directory, state_);
+  return save_->Start(config_.output_directory, StateToSave());
 }
 
 bool Trainer::SaveUnderWay() const { return save_ != nullptr && save_->under_way(); }
@@ -122,9 +175,7 @@ PlannedMemory Trainer::planned_memory() const {
 absl::StatusOr<std::string> Trainer::Digest() {
   Sha256 sha256;
   std::vector<float> staging(model::kStagingElements);
-  std::vector<StateTensor> tensors = WeightTensors();
-  for (StateTensor& tensor : optimizer_->State()) tensors.push_back(std::move(tensor));
-  for (const StateTensor& tensor : tensors) {
+  for (const StateTensor& tensor : AllTensors()) {
     for (int64_t first = 0; first < tensor.size; first += model::kStagingElements) {
       const int64_t count = std::min(model::kStagingElements, tensor.size - first);
       backend_.CopyToHost(staging.data(), tensor.values + first, count * 4);

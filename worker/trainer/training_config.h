@@ -13,6 +13,8 @@
 #include "worker/model/model_config.h"
 #include "worker/model/precision_policy.h"
 #include "worker/optimizer/optimizer_config.h"
+#include "worker/trainer/fault_plan.h"
+#include "worker/trainer/guard.h"
 #include "worker/trainer/sample_weights.h"
 
 namespace nibble::trainer {
@@ -36,6 +38,13 @@ struct HealthConfig {
   bool shadow = false;
 };
 
+// A committed checkpoint.
+struct ResumePoint {
+  std::string path;
+  std::string digest;  // expected SHA-256 of its manifest.json
+  int64_t step = 0;
+};
+
 struct TrainingConfig {
   uint64_t seed = 0;
   ModelConfig model;
@@ -56,15 +65,23 @@ struct TrainingConfig {
   HealthConfig health;
   model::LossConfig loss;
   SampleWeightConfig sample_weights;
+  SafetyConfig safety;
+  FaultPlan faults;  // planted by tests
   // Forward and backward, as users count them; for reports only.
   double flops_per_token = 0;
   int64_t checkpoint_interval = 0;  // 0: only at the end and on pause
-  std::string output_directory;     // absolute; checkpoints in <output_directory>/step-<N>
-  std::string resume_from;          // checkpoint directory, empty for none
-  std::string resume_digest;        // expected SHA-256 of its manifest.json; empty: unchecked
-  std::string init_from;            // checkpoint directory: weights only
-  std::string backend = "cpu";      // "cpu" or "reference"
-  int threads = 0;                  // 0: all processors
+  // A snapshot at the first step so many steps or seconds after the last one; steps 0: none.
+  int64_t snapshot_steps = 0;
+  double snapshot_seconds = 10;
+  std::string output_directory;  // absolute; checkpoints in <output_directory>/step-<N>
+  std::string resume_from;       // checkpoint directory, empty for none
+  std::string resume_digest;     // expected SHA-256 of its manifest.json; empty: unchecked
+  int64_t resume_step = 0;       // of resume_from
+  // Older ones, newest first, for where resume_from does not verify.
+  std::vector<ResumePoint> fallbacks;
+  std::string init_from;        // checkpoint directory: weights only
+  std::string backend = "cpu";  // "cpu" or "reference"
+  int threads = 0;              // 0: all processors
   // SHA-256 of the resolved spec without name, labels, priority, resources, restart and health: a
   // checkpoint of another configuration is refused on resume.
   std::string config_digest;
@@ -77,7 +94,9 @@ inline model::PrecisionPolicy PrecisionOf(const TrainingConfig& config) {
   std::vector<model::PrecisionPhase> phases(1);
   for (const LinearPrecision& linear : config.linears) phases[0].linears.push_back(linear.format);
   phases.insert(phases.end(), config.later_precision.begin(), config.later_precision.end());
-  return model::PrecisionPolicy(std::move(phases));
+  model::PrecisionPolicy policy(std::move(phases));
+  if (config.safety.recovery_steps > 0) policy.AllowRaising(kernels::LinearFormat());  // BF16
+  return policy;
 }
 
 }  // namespace nibble::trainer

@@ -12,7 +12,8 @@
 
 namespace nibble::trainer {
 
-absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer) {
+absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer,
+                                      snapshot::TrainerMemory* memory) {
   kernels::BackendOptions options;
   options.threads = config.threads;
   NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
@@ -45,6 +46,7 @@ absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObse
   parts.communicator = communicator.get();
   parts.train = train.get();
   parts.validation = validation.ok() ? validation->get() : nullptr;
+  parts.memory = memory;
   return RunLoop(config, parts, observer, RealClock());
 }
 

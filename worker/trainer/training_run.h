@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/snapshot/trainer_memory.h"
 #include "worker/trainer/training_config.h"
 
 namespace nibble::trainer {
@@ -31,6 +32,23 @@ struct StepReport {
   // efficiency.h: what is known of this step, by name.
   std::map<std::string, double> efficiency;
   std::vector<data::SourceProgress> data;
+  int64_t skipped_batches = 0;  // so far, by guards
+};
+
+// Payload of a status: the same computation gave two results.
+inline constexpr char kHardwareFault[] = "nibble.hardware_fault";
+
+enum class NoteKind {
+  kCheckpointDamaged,  // and an older one is used
+  kGuardTripped,
+  kSnapshotRefused,  // there is no memory for it, or it does not verify; training goes on
+};
+
+struct RunNote {
+  NoteKind kind = NoteKind::kSnapshotRefused;
+  std::string message;
+  std::string cause = {};  // of kGuardTripped: "guard:loss_spike"
+  std::string path = {};   // of kCheckpointDamaged
 };
 
 struct CheckpointReport {
@@ -41,7 +59,9 @@ struct CheckpointReport {
 };
 
 struct RunResult {
-  bool paused = false;  // ended early on request, after a committed checkpoint
+  bool paused = false;      // ended early, after a committed checkpoint, on request or by a guard:
+  std::string pause_cause;  // then not empty, "guard:loss_spike"
+  std::string pause_message;  // and why
   int64_t steps = 0;
   int64_t tokens = 0;
   double train_loss = 0;  // mean over the last 5 % of the steps, at least one
@@ -64,6 +84,8 @@ class TrainingObserver {
   virtual ~TrainingObserver() = default;
   // State is loaded; training goes on after `step`.
   virtual absl::Status OnStarted(int64_t step) = 0;
+  // Something that the user should hear of.
+  virtual absl::Status OnNote(const RunNote& /*note*/) { return absl::OkStatus(); }
   virtual absl::Status OnStep(const StepReport& report) = 0;
   // A checkpoint is in place but not yet committed. They are written behind training: steps after
   // report.step may have been reported already, but never a later checkpoint. `must_commit`: the
@@ -78,7 +100,11 @@ class TrainingObserver {
 // Errors: INVALID_ARGUMENT (config and data do not fit), NOT_FOUND / DATA_LOSS (data or
 // checkpoint), RESOURCE_EXHAUSTED (memory, disk), OUT_OF_RANGE (loss or gradient not finite),
 // INTERNAL.
-absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer);
+//
+// `memory` (null: none) is kept informed of what the run does, and gets its snapshots. One that it
+// holds already is what the run goes on from, unless resume_from is of a later step.
+absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObserver& observer,
+                                      snapshot::TrainerMemory* memory = nullptr);
 
 }  // namespace nibble::trainer
 

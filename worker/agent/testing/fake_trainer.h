@@ -28,6 +28,7 @@ struct FakeTrainer {
   std::deque<LogEntry> logs;
   std::optional<TrainerExit> exit;
   bool dies_of_sigkill = true;  // else only when the test says so
+  int dumps = 0;                // of its stacks
   int64_t sequence = 0;         // of the last metric row
 
   void Report(v1::TrainerReport report) {
@@ -113,6 +114,10 @@ class FakeTrainerProcess : public TrainerProcess {
     return Take(max, &trainer_->reports);
   }
   std::vector<LogEntry> TakeLogs(size_t max) override { return Take(max, &trainer_->logs); }
+  std::string DumpStacks() override {
+    ++trainer_->dumps;
+    return "stopped by a signal";
+  }
   void Signal(int signal) override {
     trainer_->signals.push_back(signal);
     if (signal == SIGKILL && trainer_->dies_of_sigkill) trainer_->Die(SIGKILL);
@@ -135,16 +140,23 @@ class FakeTrainerProcess : public TrainerProcess {
 
 class FakeLauncher : public TrainerLauncher {
  public:
+  std::shared_ptr<snapshot::TrainerMemory> MakeMemory() override {
+    if (!with_memory) return nullptr;
+    auto memory = snapshot::TrainerMemory::Create();
+    return memory.ok() ? *std::move(memory) : nullptr;
+  }
   std::unique_ptr<TrainerProcess> Launch(const LaunchRequest& request,
                                          std::function<void()> notify) override {
     auto trainer = std::make_shared<FakeTrainer>();
     trainer->request = request;
     trainer->notify = std::move(notify);
+    trainer->sequence = request.start.metric_sequence();
     trainers.push_back(trainer);
     return std::make_unique<FakeTrainerProcess>(trainer);
   }
 
   std::vector<std::shared_ptr<FakeTrainer>> trainers;  // in order of launch
+  bool with_memory = false;
 };
 
 }  // namespace nibble::agent

@@ -108,7 +108,8 @@ void PrintDescriptors() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3 || strcmp(argv[1], "--link-fd") != 0) return 7;
+  // With or without --memory-fd 4.
+  if ((argc != 3 && argc != 5) || strcmp(argv[1], "--link-fd") != 0) return 7;
   link_fd = atoi(argv[2]);
   TrainerCommand command;
   const auto read = nibble::link::ReadFrame(link_fd, &command);
