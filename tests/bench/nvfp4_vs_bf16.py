@@ -54,8 +54,8 @@ def main():
         text = directory / "kjv.txt"
         text.write_bytes(subprocess.run(["bible", "-f", "gen1:1-rev22:21"], check=True, capture_output=True,
                                         stdin=subprocess.DEVNULL).stdout)
-        subprocess.run([BIN / "nibble", "data", "prepare", text, "--out", directory / "text"], check=True,
-                       capture_output=True)
+        subprocess.run([BIN / "nibble", "data", "prepare", text, "--out", directory / "text", "--split", "hash",
+                        "--validation-fraction", "0"], check=True, capture_output=True)
         for row in options.row or ROWS:
             ratios = []
             for _ in range(options.pairs):

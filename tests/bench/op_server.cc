@@ -46,6 +46,13 @@ struct Arrays {
   float* Floats(int64_t size, float scale) {
     return static_cast<float*>(Make(DType::kF32, 1, size, scale).data);
   }
+  // For PrepareOperand.
+  void* Storage(const OperandRequest& request) {
+    const Matrix& source = request.source;
+    buffers.push_back(*backend->Allocate(
+        backend->OperandBytes(request.format, source.dtype, source.rows, source.cols)));
+    return buffers.back()->data();
+  }
 };
 
 using Operation = std::function<void()>;
@@ -81,7 +88,7 @@ Operation Products(Arrays& arrays, const HeadShape& shape) {
     OperandRequest request;
     request.source = arrays.Make(shape.dtype, rows, cols, 0.05f);
     request.format = format;
-    return arrays.backend->PrepareOperand(request, nullptr);
+    return arrays.backend->PrepareOperand(request, arrays.Storage(request));
   };
   const Operand x = operand(shape.rows, shape.features);
   const Operand weight = operand(shape.vocabulary, shape.features);
@@ -127,9 +134,7 @@ Operation Quantize(Arrays& arrays, int64_t rows, int64_t cols, const std::string
   request.format.block_rows = how == "tiles" ? 16 : 1;
   if (how == "stochastic") request.format.rounding = Rounding::kStochastic;
   request.key.total_cols = cols;
-  arrays.buffers.push_back(*arrays.backend->Allocate(
-      arrays.backend->OperandBytes(request.format, DType::kF32, rows, cols)));
-  void* storage = arrays.buffers.back()->data();
+  void* const storage = arrays.Storage(request);
   return [&arrays, request, storage]() mutable {
     arrays.backend->PrepareOperand(request, storage);
     request.key.step += 1;

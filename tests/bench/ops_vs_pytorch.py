@@ -20,10 +20,12 @@ PyTorch.
 Prints the median of the pair ratios (peer / ours) and their range.
 """
 import argparse
+import math
 import os
 import statistics
 import subprocess
 import sys
+import threading
 
 import bench_peer
 
@@ -126,11 +128,20 @@ def compare(name, pairs, our_servers, peer_server, our_time):
 
 
 def trial(what, dtype, threads):
+    """Seconds of the second run; infinite where a run takes over half a minute, as BF16 products do on
+    a CPU without such instructions."""
     server = peer(what, dtype, threads)
-    server.run()
-    seconds = server.run()
-    server.stop()
-    return seconds
+    limit = threading.Timer(30, server.process.kill)
+    limit.start()
+    try:
+        server.run()
+        return server.run()
+    except (RuntimeError, BrokenPipeError):
+        return math.inf
+    finally:
+        limit.cancel()
+        server.process.kill()
+        server.process.wait()
 
 
 def main():
