@@ -108,9 +108,7 @@ AssignmentsChanged Scheduler::Machine::AssignmentsOf(const std::string& worker_i
     assignment.document = record.document;
     assignment.placement = record.placement;
     if (!found->second.checkpoints.empty()) {
-      const std::vector<CheckpointRecord>& kept = found->second.checkpoints;
-      assignment.resume_from = kept.front();
-      assignment.fallbacks.assign(kept.begin() + 1, kept.end());
+      assignment.resume_from = found->second.checkpoints.front();
     }
     list.assignments.push_back(std::move(assignment));
   }
