@@ -16,16 +16,6 @@ std::string StaleMessage(const AttemptId& attempt) {
                       " is not its live one, or not on this worker");
 }
 
-// Messages are stored with every later version of the row.
-constexpr size_t kMaxMessageBytes = 2048;
-
-absl::string_view Shorten(absl::string_view message) {
-  if (message.size() <= kMaxMessageBytes) return message;
-  size_t end = kMaxMessageBytes;
-  while (end > 0 && (static_cast<uint8_t>(message[end]) & 0xc0) == 0x80) --end;  // whole UTF-8
-  return message.substr(0, end);
-}
-
 constexpr int32_t kUnbounded = INT32_MAX;
 
 // How often attempts may fail in this way without a newly committed step in between, whatever
@@ -67,6 +57,15 @@ Scheduler::Machine::LiveJob* Scheduler::Machine::FindAttempt(const std::string& 
   return job;
 }
 
+// Messages are stored with every later version of the row.
+absl::string_view Scheduler::Machine::Shorten(absl::string_view message) {
+  constexpr size_t kMaxMessageBytes = 2048;
+  if (message.size() <= kMaxMessageBytes) return message;
+  size_t end = kMaxMessageBytes;
+  while (end > 0 && (static_cast<uint8_t>(message[end]) & 0xc0) == 0x80) --end;  // whole UTF-8
+  return message.substr(0, end);
+}
+
 Error Scheduler::Machine::CheckAttempt(absl::string_view worker_id, absl::string_view incarnation,
                                        const AttemptId& attempt) const {
   Error known = CheckWorker(worker_id, incarnation);
@@ -95,7 +94,8 @@ void Scheduler::Machine::Handle(const AttemptReported& event) {
   if (!known.ok()) return Fail(known.code, known.reason, known.message);
   WorkerState& worker = workers_.at(event.worker_id);
   Seen(worker);
-  const bool ended = event.status != AttemptStatus::kTraining;
+  const bool ended =
+      event.status != AttemptStatus::kTraining && event.status != AttemptStatus::kNoted;
   if (event.status == AttemptStatus::kUnspecified ||
       (event.status == AttemptStatus::kSucceeded && !event.result.has_value())) {
     return Fail(
@@ -124,6 +124,10 @@ void Scheduler::Machine::Handle(const AttemptReported& event) {
       return AttemptSucceeded(*job, event, actor);
     case AttemptStatus::kFailed:
       return AttemptFailed(*job, event, actor);
+    case AttemptStatus::kNoted:
+      return AttemptNoted(*job, event, actor);
+    case AttemptStatus::kGuardPaused:
+      return PauseByGuard(*job, event, actor);
     case AttemptStatus::kStopped:
       return LoseAttempt(
           *job, Trainer::kDead, event.worker_id,

@@ -51,6 +51,8 @@ struct Assignment {
   AssignmentAction action = AssignmentAction::kRun;
   std::shared_ptr<const JobDocument> document;
   std::optional<CheckpointRecord> resume_from;
+  // Older ones, newest first.
+  std::vector<CheckpointRecord> fallbacks = {};
   // All workers of the attempt, its leader first.
   std::vector<WorkerShare> placement;
 };

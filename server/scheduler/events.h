@@ -117,6 +117,13 @@ struct AttemptReported {
   FailureClass failure_class = FailureClass::kUnspecified;  // of kFailed
   std::string message;
   std::optional<TrainingResult> result;  // of kSucceeded
+  // Of kNoted and kGuardPaused: as in worker_service.proto. One of a sequence that does not rise
+  // within the attempt is answered and does nothing.
+  JobReason reason = JobReason::kUnspecified;
+  std::string cause = {};
+  int64_t note_sequence = 0;
+  int64_t damaged_attempt = 0;  // of kCheckpointQuarantined: which checkpoint
+  int64_t damaged_step = 0;
 };
 
 // Compare-and-set on the epoch. Answer: CheckpointAnswer, or FAILED_PRECONDITION (kStaleAttempt, or

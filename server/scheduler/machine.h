@@ -48,6 +48,9 @@ class Scheduler::Machine {
     int64_t pause_deadline_nanos = 0;
     // The deadline has passed.
     bool pause_overdue = false;
+    // Of the live attempt's newest note.
+    AttemptId noted;
+    int64_t note_sequence = 0;
   };
 
   struct WorkerState {
@@ -193,6 +196,14 @@ class Scheduler::Machine {
   std::optional<Change> LastFailure(const JobRecord& record, FailureClass failure_class) const;
   void AttemptSucceeded(LiveJob& job, const AttemptReported& event, absl::string_view actor);
   bool IsRepeatedReport(const AttemptReported& event);
+  static absl::string_view Shorten(absl::string_view message);
+
+  // safety_events.cc
+  void AttemptNoted(LiveJob& job, const AttemptReported& event, absl::string_view actor);
+  // It is nobody's to resume from any more, unless it is the last: a job never silently begins
+  // again at step 0.
+  void Quarantine(LiveJob& job, const AttemptReported& event);
+  void PauseByGuard(LiveJob& job, const AttemptReported& event, absl::string_view actor);
 
   WorkerInfo InfoOf(const std::string& worker_id) const;
 

@@ -72,6 +72,16 @@ absl::string_view JobReasonName(JobReason reason) {
       return "WORKER_UNDRAINED";
     case JobReason::kUpdated:
       return "UPDATED";
+    case JobReason::kGuardTripped:
+      return "GUARD_TRIPPED";
+    case JobReason::kTrainerHung:
+      return "TRAINER_HUNG";
+    case JobReason::kTrainerRestarted:
+      return "TRAINER_RESTARTED";
+    case JobReason::kCheckpointQuarantined:
+      return "CHECKPOINT_QUARANTINED";
+    case JobReason::kSnapshotRefused:
+      return "SNAPSHOT_REFUSED";
   }
   return "UNKNOWN";
 }
@@ -116,6 +126,10 @@ absl::string_view AttemptStatusName(AttemptStatus status) {
       return "FAILED";
     case AttemptStatus::kReleased:
       return "RELEASED";
+    case AttemptStatus::kGuardPaused:
+      return "GUARD_PAUSED";
+    case AttemptStatus::kNoted:
+      return "NOTED";
   }
   return "UNKNOWN";
 }

@@ -61,6 +61,11 @@ enum class JobReason : int {
   kWorkerDrained = 18,
   kWorkerUndrained = 19,
   kUpdated = 20,
+  kGuardTripped = 21,
+  kTrainerHung = 22,
+  kTrainerRestarted = 23,
+  kCheckpointQuarantined = 24,
+  kSnapshotRefused = 25,
 };
 
 enum class FailureClass : int {
@@ -85,6 +90,8 @@ enum class AttemptStatus : int {
   kSucceeded = 4,
   kFailed = 5,
   kReleased = 6,
+  kGuardPaused = 7,
+  kNoted = 8,
 };
 
 // Names as in the proto: "QUEUED", "LEASE_EXPIRED". "UNKNOWN" for a number that is none.

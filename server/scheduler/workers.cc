@@ -108,7 +108,9 @@ AssignmentsChanged Scheduler::Machine::AssignmentsOf(const std::string& worker_i
     assignment.document = record.document;
     assignment.placement = record.placement;
     if (!found->second.checkpoints.empty()) {
-      assignment.resume_from = found->second.checkpoints.front();
+      const std::vector<CheckpointRecord>& kept = found->second.checkpoints;
+      assignment.resume_from = kept.front();
+      assignment.fallbacks.assign(kept.begin() + 1, kept.end());
     }
     list.assignments.push_back(std::move(assignment));
   }
