@@ -62,17 +62,6 @@ Curve Averaged(const Curve& curve, int most) {
   return out;
 }
 
-// NaN outside of the curve.
-double At(const Curve& curve, double tokens) {
-  const auto next = std::lower_bound(curve.tokens.begin(), curve.tokens.end(), tokens);
-  if (next == curve.tokens.end()) return kNone;
-  const size_t i = next - curve.tokens.begin();
-  if (*next == tokens) return curve.values[i];
-  if (i == 0) return kNone;
-  const double share = (tokens - curve.tokens[i - 1]) / (curve.tokens[i] - curve.tokens[i - 1]);
-  return curve.values[i - 1] + share * (curve.values[i] - curve.values[i - 1]);
-}
-
 }  // namespace
 
 absl::StatusOr<Reached> ReadReached(Connection& connection, const std::string& reference,
@@ -102,7 +91,7 @@ std::vector<Gap> Gaps(const Curve& a, const Curve& b, int most) {
   for (size_t i = 0; i < averaged_a.tokens.size(); ++i) {
     Gap gap{.tokens = averaged_a.tokens[i],
             .a = averaged_a.values[i],
-            .b = At(averaged_b, averaged_a.tokens[i])};
+            .b = ValueAt(averaged_b, averaged_a.tokens[i])};
     gap.relative = (gap.a - gap.b) / gap.b;
     if (std::isfinite(gap.relative)) gaps.push_back(gap);
   }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "client/message_text.h"
+#include "client/output.h"
 #include "client/precision_view.h"
 #include "client/text.h"
 #include "nlohmann/json.hpp"
@@ -89,6 +90,7 @@ void AddEfficiency(const v1::TrainingResult& result, Facts* facts) {
 }
 
 void AddResult(const v1::TrainingResult& result, Facts* facts) {
+  if (result.steps() == 0) return facts->Add("digest", Safe(result.digest()));  // only scored
   facts->Add("train loss", Loss(result.train_loss()));
   if (result.validation_loss() != 0) {
     facts->Add("validation", absl::StrFormat("loss %.4f, %.4f bits/byte", result.validation_loss(),
@@ -139,6 +141,9 @@ std::string ModelText(const v1::JobSpec& spec, int64_t parameters) {
 
 std::string TrainingText(const v1::JobSpec& spec, int64_t total_steps) {
   const v1::TrainingSpec& training = spec.training();
+  if (total_steps == 0) {
+    return absl::StrCat("none: scores the checkpoint ", Safe(training.init_from()));
+  }
   const int64_t step_tokens =
       static_cast<int64_t>(training.batch_size()) * training.sequence_length();
   std::string text = absl::StrCat(Grouped(total_steps), " steps of ", training.batch_size(), " x ",
@@ -149,6 +154,18 @@ std::string TrainingText(const v1::JobSpec& spec, int64_t total_steps) {
     absl::StrAppend(&text, ", ", Short(static_cast<double>(total)), " tokens in all");
   }
   return text;
+}
+
+std::string EvaluationText(const v1::EvaluationSpec& evaluation, int64_t total_steps) {
+  if (evaluation.tasks().empty()) return "";
+  std::vector<std::string> names;
+  for (const v1::EvaluationTaskSpec& task : evaluation.tasks()) names.push_back(Safe(task.name()));
+  std::string text = absl::StrJoin(names, ", ");
+  if (total_steps == 0) return text;
+  if (evaluation.interval() > 0) {
+    absl::StrAppend(&text, " after every ", Grouped(evaluation.interval()), " steps and");
+  }
+  return absl::StrCat(text, " at the end");
 }
 
 std::string PrecisionText(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision) {
@@ -192,6 +209,8 @@ void PrintJob(Session& session, const v1::Job& job) {
   facts.Add("model", ModelText(job.spec(), job.parameters()));
   facts.Add("data", Safe(DataText(job.spec().data())));
   facts.Add("training", TrainingText(job.spec(), job.total_steps()));
+  const std::string evaluation = EvaluationText(job.spec().evaluation(), job.total_steps());
+  if (!evaluation.empty()) facts.Add("evaluation", evaluation);
   facts.Add("precision", PrecisionText(job.spec(), job.precision()));
   if (job.spec().priority() != 0) facts.Add("priority", absl::StrCat(job.spec().priority()));
   facts.Add("created", TimeText(job.create_time(), now));
@@ -205,14 +224,17 @@ void PrintJob(Session& session, const v1::Job& job) {
   PrintPrecision(terminal, job.precision(), /*rows_only=*/true);
 }
 
-void ShowJob(Session& session, const v1::Job& job) {
-  if (session.format() == "json") {
-    session.out() << JsonText(MessageJson(job));
-  } else if (session.format() == "yaml") {
-    session.out() << YamlText(MessageJson(job));
-  } else {
+void ShowJob(Session& session, const v1::Job& job, const Scores& scores) {
+  if (!session.structured()) {
     PrintJob(session, job);
+    PrintScores(session, scores);
+    return;
   }
+  nlohmann::ordered_json json = MessageJson(job);
+  if (!scores.values.empty()) {
+    json["evaluation"] = {{"step", scores.step}, {"scores", scores.values}};
+  }
+  PrintStructured(session, json);
 }
 
 std::string DataText(const v1::DataSpec& data) {

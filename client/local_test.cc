@@ -155,7 +155,7 @@ TEST_F(ClientTest, ValidateListsEveryWrongFieldWithPathAndWhatIsAllowed) {
 }
 
 TEST_F(ClientTest, TheExamplesAreValid) {
-  for (const char* name : {"kjv-nvfp4.yaml", "kjv-bf16.yaml", "tiny.yaml"}) {
+  for (const char* name : {"kjv-nvfp4.yaml", "kjv-bf16.yaml", "scored.yaml", "tiny.yaml"}) {
     const Outcome outcome = RunAlone({"validate", absl::StrCat("deploy/examples/", name)});
     EXPECT_EQ(outcome.code, 0) << name << "\n" << outcome.err;
     EXPECT_EQ(outcome.err, "") << name;

@@ -1,5 +1,6 @@
 #include "client/metric_rows.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -27,6 +28,17 @@ absl::Status ForEachMetricRow(Connection& connection, v1::GetMetricsRequest requ
 double ValueOf(const v1::MetricRow& row, const std::string& name) {
   const auto found = row.values().find(name);
   return found != row.values().end() ? found->second : std::numeric_limits<double>::quiet_NaN();
+}
+
+double ValueAt(const Curve& curve, double tokens) {
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  const auto next = std::lower_bound(curve.tokens.begin(), curve.tokens.end(), tokens);
+  if (next == curve.tokens.end()) return kNone;
+  const size_t i = next - curve.tokens.begin();
+  if (*next == tokens) return curve.values[i];
+  if (i == 0) return kNone;
+  const double share = (tokens - curve.tokens[i - 1]) / (*next - curve.tokens[i - 1]);
+  return curve.values[i - 1] + share * (curve.values[i] - curve.values[i - 1]);
 }
 
 absl::StatusOr<Curve> ReadCurve(Connection& connection, const std::string& job_id,

@@ -25,6 +25,10 @@ struct Curve {
   std::vector<double> values;
 };
 
+// The value after so many tokens, on a line between the neighbouring rows; NaN outside of the
+// curve.
+double ValueAt(const Curve& curve, double tokens);
+
 // Rows of a job that have `name`, over their cumulative token count.
 absl::StatusOr<Curve> ReadCurve(Connection& connection, const std::string& job_id,
                                 const std::string& name);

@@ -25,6 +25,7 @@ std::string OutcomeText(const Terminal& terminal, const v1::Job& job) {
   std::string text = Paint(terminal, color, StateName(job.state()));
   if (job.state() == v1::SUCCEEDED) {
     const v1::TrainingResult& result = job.result();
+    if (result.steps() == 0) return text;  // it only scored; `nibble get` shows what
     absl::StrAppendFormat(&text, "  train loss %.4f", result.train_loss());
     if (result.validation_loss() != 0) {
       absl::StrAppendFormat(&text, ", validation loss %.4f, %.4f bits/byte",
@@ -61,6 +62,7 @@ class PlainView : public WatchView {
                 const std::vector<JobProgress>& all) override {
     const double validation_loss = ValueOf(row, "validation_loss");
     const int64_t total = progress.job().total_steps();
+    if (row.step() == 0) return;  // of scores alone
     if (std::isnan(validation_loss) && row.step() != total && !IsDue(progress, row)) return;
     session_.out() << DisplayName(progress, all) << "  step " << row.step();
     if (total > 0) session_.out() << "/" << total;

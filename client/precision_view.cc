@@ -33,7 +33,6 @@ std::string ProductText(const Terminal& terminal, const ProductView& view,
 }
 
 std::string Dimensions(const Terminal& terminal, const v1::LinearPrecision& linear) {
-  if (linear.in_features() == 0) return "";  // of a later phase: as before
   return absl::StrCat(linear.in_features(), terminal.unicode ? "→" : "->", linear.out_features());
 }
 
@@ -122,7 +121,14 @@ void PrintPrecision(const Terminal& terminal, const v1::ResolvedPrecision& preci
   PrintRows(terminal, precision.linears(), rows_only);
   for (const v1::PrecisionPhase& later : precision.later()) {
     *terminal.out << "\nfrom step " << later.first_step() + 1 << " on:\n\n";
-    PrintRows(terminal, later.linears(), rows_only);
+    LinearRows rows = later.linears();
+    for (v1::LinearPrecision& row : rows) {
+      // A later row says which layer changes, not again how large it is.
+      if (row.index() < 0 || row.index() >= precision.linears_size()) continue;
+      row.set_in_features(precision.linears(row.index()).in_features());
+      row.set_out_features(precision.linears(row.index()).out_features());
+    }
+    PrintRows(terminal, rows, rows_only);
   }
 }
 

@@ -54,7 +54,8 @@ struct CausalConvBackwardArgs {
   float* d_bias;       // accumulated
 };
 
-// Per head, with the state h [head_size, state_size] zero before a sequence's first token:
+// Per head, with the state h [head_size, state_size] zero before a sequence's first token, or what
+// `state` holds:
 //   dt = softplus(projected dt + dt_bias);  a = exp(-exp(a_log) dt)
 //   h_t = a_t h_{t-1} + dt_t x_t B_t^T;  y_t = h_t C_t + d x_t
 // State, decay and sums are FP32 or better. The CPU takes chunk_size tokens at a time as matrix
@@ -67,6 +68,9 @@ struct ScanArgs {
   const float* a_log;    // [heads]
   const float* d;        // [heads]
   Matrix out;            // [N, inner] out: y
+  // [sequences, heads, head_size, state_size]: the states before the first token, then those after
+  // the last. Null: zero, and not kept.
+  float* state = nullptr;
 };
 
 struct ScanBackwardArgs {

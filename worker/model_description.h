@@ -16,6 +16,7 @@ namespace nibble::worker {
 struct ModelDescription {
   v1::ModelSpec model;         // resolved: every field present
   int64_t context_length = 0;  // tokens of a sequence in training
+  double logit_softcap = 0;    // LossSpec.logit_softcap
 };
 
 // The text of model.yaml: the parts of the job spec that the description is.
@@ -24,7 +25,8 @@ std::string DescribeModel(const ModelDescription& description);
 
 // Fills in defaults and presets and checks everything, as for a job. INVALID_ARGUMENT with the path
 // and what is allowed of every wrong field.
-absl::StatusOr<ModelDescription> ResolveModel(const v1::ModelSpec& model, int64_t context_length);
+absl::StatusOr<ModelDescription> ResolveModel(const v1::ModelSpec& model, int64_t context_length,
+                                              double logit_softcap = 0);
 
 // Reads such a text. INVALID_ARGUMENT: it is none, or of a model that ResolveModel refuses.
 absl::StatusOr<ModelDescription> ParseModelDescription(absl::string_view text);

@@ -36,6 +36,30 @@ size_t GoodPrefix(absl::string_view text, int64_t step) {
   return good;
 }
 
+// What a step of training reports, beside its number and scores.
+void AddTraining(const trainer::StepReport& report, nlohmann::ordered_json* row) {
+  (*row)["tokens"] = report.tokens;
+  (*row)["loss"] = report.loss;
+  if (report.has_objective) (*row)["objective"] = report.objective;
+  (*row)["learning_rate"] = report.learning_rate;
+  (*row)["grad_norm"] = report.grad_norm;
+  (*row)["step_seconds"] = report.step_seconds;
+  if (report.has_validation) {
+    (*row)["validation_loss"] = report.validation_loss;
+    if (report.validation_bits_per_byte > 0) {
+      (*row)["validation_bits_per_byte"] = report.validation_bits_per_byte;
+    }
+  }
+  if (report.data.size() == 1) (*row)["epoch"] = report.data[0].epochs;
+  for (size_t i = 0; report.data.size() > 1 && i < report.data.size(); ++i) {
+    (*row)[absl::StrCat("data/", i, "/epoch")] = report.data[i].epochs;
+    (*row)[absl::StrCat("data/", i, "/tokens")] = report.data[i].tokens;
+  }
+  for (const auto& [name, value] : report.health) {
+    if (std::isfinite(value)) (*row)[name] = value;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RunDirectory>> RunDirectory::Open(const std::string& path) {
@@ -96,26 +120,8 @@ absl::Status RunDirectory::StartMetrics(int64_t step) {
 absl::Status RunDirectory::AppendMetrics(const trainer::StepReport& report, bool durable) {
   nlohmann::ordered_json row;
   row["step"] = report.step;
-  row["tokens"] = report.tokens;
-  row["loss"] = report.loss;
-  if (report.has_objective) row["objective"] = report.objective;
-  row["learning_rate"] = report.learning_rate;
-  row["grad_norm"] = report.grad_norm;
-  row["step_seconds"] = report.step_seconds;
-  if (report.has_validation) {
-    row["validation_loss"] = report.validation_loss;
-    if (report.validation_bits_per_byte > 0) {
-      row["validation_bits_per_byte"] = report.validation_bits_per_byte;
-    }
-  }
-  if (report.data.size() == 1) row["epoch"] = report.data[0].epochs;
-  for (size_t i = 0; report.data.size() > 1 && i < report.data.size(); ++i) {
-    row[absl::StrCat("data/", i, "/epoch")] = report.data[i].epochs;
-    row[absl::StrCat("data/", i, "/tokens")] = report.data[i].tokens;
-  }
-  for (const auto& [name, value] : report.health) {
-    if (std::isfinite(value)) row[name] = value;
-  }
+  if (report.trained) AddTraining(report, &row);
+  for (const auto& [name, value] : report.evaluation) row[name] = value;
   const std::string line = row.dump() + "\n";
   size_t written = 0;
   while (written < line.size()) {

@@ -1,5 +1,5 @@
 // The output directory of a trainer that runs alone:
-//   metrics.jsonl          one JSON object a step, each step once
+//   metrics.jsonl          one JSON object a step, each step once (of scores alone: step 0)
 //   checkpoints/step-<N>   docs/formats/checkpoint.md
 //   result.json            written at the end
 //   lock                   held by the running process

@@ -33,6 +33,10 @@ class FileObserver : public trainer::TrainingObserver {
       : config_(config), keep_(keep), directory_(directory) {}
 
   absl::Status OnStarted(int64_t step) override {
+    if (config_.steps == 0) {
+      NIBBLE_LOG(kInfo, absl::StrCat("scoring ", config_.init_from));
+      return directory_.StartMetrics(/*step=*/-1);
+    }
     NIBBLE_LOG(kInfo, step == 0 ? absl::StrCat("training ", config_.steps, " steps")
                                 : absl::StrCat("resumed after step ", step, " of ", config_.steps));
     return directory_.StartMetrics(step);
@@ -48,6 +52,9 @@ class FileObserver : public trainer::TrainingObserver {
       NIBBLE_LOG(kInfo, absl::StrFormat("step %d: loss %.4f, validation loss %.4f, %.4f bits/byte",
                                         report.step, report.loss, report.validation_loss,
                                         report.validation_bits_per_byte));
+    }
+    for (const auto& [name, value] : report.evaluation) {
+      NIBBLE_LOG(kInfo, absl::StrFormat("step %d: %s %.4f", report.step, name, value));
     }
     // Rows must not be lost where the checkpoint that follows them is kept.
     const bool checkpoint_follows =
@@ -110,6 +117,7 @@ absl::StatusOr<std::string> ResultJson(const trainer::RunResult& result,
       json["validation_bits_per_byte"] = result.validation_bits_per_byte;
     }
   }
+  if (!result.evaluation.empty()) json["evaluation"] = result.evaluation;
   json["tokens_per_second"] = result.tokens_per_second;
   json["checkpoint_stall_seconds"] = result.checkpoint_stall_seconds;
   json["efficiency"] = result.efficiency;
@@ -156,6 +164,10 @@ absl::StatusOr<StandaloneEnd> RunStandalone(const StandaloneOptions& options) {
   }
   NIBBLE_ASSIGN_OR_RETURN(const std::string json, ResultJson(result, job, config));
   NIBBLE_RETURN_IF_ERROR(directory->WriteResult(json));
+  if (config.steps == 0) {
+    NIBBLE_LOG(kInfo, absl::StrCat("done: ", result.evaluation.size(), " scores"));
+    return StandaloneEnd::kFinished;
+  }
   NIBBLE_LOG(kInfo, absl::StrFormat("done: %d steps, train loss %.4f, %.0f tokens/s, digest %s",
                                     result.steps, result.train_loss, result.tokens_per_second,
                                     result.digest));

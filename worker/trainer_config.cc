@@ -10,7 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "base/status_macros.h"
-#include "proto/spec/deterministic_digest.h"
+#include "proto/spec/job_resolution.h"
 #include "proto/spec/model_size.h"
 #include "proto/spec/safety_resolution.h"
 #include "worker/model_description.h"
@@ -349,6 +349,7 @@ absl::Status ConvertData(const v1::DataSpec& spec, const std::string& directory,
                       : spec.documents() == "separate" ? data::DocumentMode::kSeparate
                                                        : data::DocumentMode::kJoin;
   if (spec.phases_size() == 0 && spec.sources_size() == 0) {
+    if (spec.path().empty()) return absl::OkStatus();  // a job that trains nothing
     data::SourceConfig& source = config->phases.emplace_back().sources.emplace_back();
     source.format = data::TokenFormat::kNibble;
     source.path = JoinPath(directory, spec.path());
@@ -361,21 +362,20 @@ absl::Status ConvertData(const v1::DataSpec& spec, const std::string& directory,
   return absl::OkStatus();
 }
 
-std::string ConfigDigest(v1::JobSpec spec) {
-  spec.clear_name();
-  spec.clear_labels();
-  spec.clear_priority();
-  spec.clear_resources();
-  spec.clear_restart();
-  spec.clear_health();
-  spec.clear_project();
-  spec.clear_scheduling();
-  spec.mutable_checkpoint()->clear_snapshot_steps();
-  spec.mutable_checkpoint()->clear_snapshot_seconds();
-  spec::KeepSafetyIdentity(&spec);
-  // As it was before there was a choice.
-  if (spec.data().documents() == "join") spec.mutable_data()->clear_documents();
-  return spec::DeterministicDigest(spec);
+void ConvertEvaluation(const v1::JobSpec& spec, const std::string& directory,
+                       trainer::EvaluationConfig* config) {
+  const v1::EvaluationSpec& evaluation = spec.evaluation();
+  for (const v1::EvaluationTaskSpec& task : evaluation.tasks()) {
+    config->tasks.push_back(
+        {task.task(), JoinPath(directory, task.path()), task.name(), task.limit()});
+  }
+  if (config->tasks.empty()) return;
+  config->interval = evaluation.interval();
+  const bool is_path = !evaluation.tokenizer().empty() && evaluation.tokenizer() != "bytes";
+  config->tokenizer =
+      is_path ? JoinPath(directory, evaluation.tokenizer()) : evaluation.tokenizer();
+  config->context = evaluation.context();
+  config->forward_flops_per_token = spec::ForwardFlopsPerToken(spec.model(), evaluation.context());
 }
 
 }  // namespace
@@ -392,6 +392,7 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   NIBBLE_RETURN_IF_ERROR(ConvertLoss(spec.loss(), &config));
   config.flops_per_token = spec::FlopsPerToken(spec.model(), spec.training().sequence_length());
   NIBBLE_RETURN_IF_ERROR(ConvertData(spec.data(), places.data_directory, &config.data));
+  ConvertEvaluation(spec, places.data_directory, &config.evaluation);
   config.checkpoint_interval = spec.checkpoint().interval();
   NIBBLE_RETURN_IF_ERROR(ConvertSafety(spec.safety(), &config.safety));
   config.snapshot_steps = spec.checkpoint().snapshot_steps();
@@ -400,7 +401,7 @@ absl::StatusOr<trainer::TrainingConfig> MakeTrainingConfig(const v1::JobSpec& sp
   config.output_directory = places.output_directory;
   config.backend = spec.resources().backend();
   config.threads = spec.resources().threads();
-  config.config_digest = ConfigDigest(spec);
+  config.config_digest = spec::ConfigDigest(spec);
   config.model_description = DescribeModel(spec);
   return config;
 }

@@ -5,6 +5,7 @@
 #include "google/protobuf/text_format.h"
 #include "gtest/gtest.h"
 #include "proto/spec/job_resolution.h"
+#include "worker/evaluation/task.h"
 #include "worker/model/model.h"
 
 namespace nibble::worker {
@@ -29,6 +30,9 @@ constexpr char kSpec[] = R"(
   loss { z_loss: 1e-4 logit_softcap: 30
          sample_weights { strategy: "extremes" temperature: 0.5 warmup_steps: 4 } }
   precision { recipe: "nvfp4" high_precision_blocks { first: 1 last: 1 } }
+  evaluation { tasks { task: "text" path: "held/out.txt" limit: 3 }
+               tasks { task: "piqa" path: "/e/piqa.jsonl" name: "p" }
+               interval: 11 tokenizer: "bpe" context: 24 }
   checkpoint { interval: 9 keep: 2 }
   resources { threads: 2 backend: "reference" }
 )";
@@ -98,10 +102,29 @@ TEST(TrainerConfig, TakesEveryFieldOver) {
   EXPECT_EQ(c.sample_weights.temperature, 0.5);
   EXPECT_EQ(c.sample_weights.warmup_steps, 4);
   EXPECT_EQ(c.flops_per_token, job.flops_per_token);
+  ASSERT_EQ(c.evaluation.tasks.size(), 2u);
+  EXPECT_EQ(c.evaluation.tasks[0].task, "text");
+  EXPECT_EQ(c.evaluation.tasks[0].path, "/data/held/out.txt");
+  EXPECT_EQ(c.evaluation.tasks[0].name, "text");
+  EXPECT_EQ(c.evaluation.tasks[0].limit, 3);
+  EXPECT_EQ(c.evaluation.tasks[1].path, "/e/piqa.jsonl");
+  EXPECT_EQ(c.evaluation.tasks[1].name, "p");
+  EXPECT_EQ(c.evaluation.interval, 11);
+  EXPECT_EQ(c.evaluation.tokenizer, "/data/bpe");
+  EXPECT_EQ(c.evaluation.context, 24);
+  // Two operations a weight of a product, and of attention half the square.
+  EXPECT_EQ(c.evaluation.forward_flops_per_token,
+            2.0 * (4 * (96 * 240 + 144 * 96 + 3 * 96 * 160) + 300 * 96) + 4.0 * 4 * 144 * 23 / 2);
   EXPECT_EQ(c.checkpoint_interval, 9);
   EXPECT_EQ(c.output_directory, "/out");
   EXPECT_EQ(c.backend, "reference");
   EXPECT_EQ(c.threads, 2);
+}
+
+TEST(TrainerConfig, EveryTaskOfASpecIsKnownToTheScorer) {
+  std::vector<std::string> known;
+  for (const evaluation::Task& task : evaluation::AllTasks()) known.emplace_back(task.name);
+  EXPECT_EQ(spec::EvaluationTaskNames(), known);
 }
 
 TEST(TrainerConfig, TakesFormatsOver) {

@@ -32,7 +32,8 @@ class DataPrepareVerb : public Verb {
         "Turn text files into tokens to train on",
         "Tokenises text files into a dataset directory, streaming: plain text (a file is a "
         "document, or several with --separator) or JSON lines (a line is a document), also "
-        "compressed with gzip or zstd. Whole documents are held out for validation. A job names "
+        "compressed with gzip or zstd, in several threads. Interrupted, the same command goes "
+        "on where it was. Whole documents are held out for validation. A job names "
         "the dataset in data.path: datasets made with --name by that name, where the worker has "
         "the same data directory.",
         "nibble data prepare bible.txt --name kjv\n"
@@ -64,7 +65,8 @@ class DataPrepareVerb : public Verb {
         {"--tokenizer",
          "TOKENIZER",
          "bytes (default); gpt2 with --vocab and --merges; or a directory with vocab.json and "
-         "merges.txt, a .tiktoken file, a SentencePiece .model, llama2.c's .bin",
+         "merges.txt, a .tiktoken file, a SentencePiece .model, llama2.c's .bin, Hugging Face's "
+         "tokenizer.json",
          &options_.tokenizer,
          false,
          {},
@@ -103,6 +105,9 @@ class DataPrepareVerb : public Verb {
          false,
          {"last", "hash"}},
         {"--seed", "N", "Seed of --split hash. Default 0", &options_.split_seed},
+        {"--threads", "N", "Threads that tokenise; 0 (default): all processors", &threads_},
+        {"--restart", "", "Do not go on from what an interrupted preparation left",
+         &options_.restart},
     };
   }
 
@@ -131,6 +136,11 @@ class DataPrepareVerb : public Verb {
                       : format_ == "jsonl" ? data::InputFormat::kJsonl
                                            : data::InputFormat::kAuto;
     options_.split = split_ == "hash" ? data::SplitMethod::kHash : data::SplitMethod::kLast;
+    if (threads_ < 0 || threads_ > 1024) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--threads is ", threads_, "; allowed: 0 to 1024"));
+    }
+    options_.threads = static_cast<int>(threads_);
     if (name_.empty() == options_.output_directory.empty()) {
       return absl::InvalidArgumentError("give either --name or --out");
     }
@@ -181,6 +191,10 @@ class DataPrepareVerb : public Verb {
     session.out() << "\nVocabulary " << Grouped(result.vocab_size) << ", written to "
                   << Safe(options_.output_directory) << "\n";
     if (!name_.empty()) session.out() << "In a job spec:  data: {path: " << Safe(name_) << "}\n";
+    if (result.resumed_documents > 0) {
+      session.err() << "went on after " << Grouped(result.resumed_documents)
+                    << " documents of an interrupted preparation\n";
+    }
     if (result.empty_documents > 0) {
       session.err() << "warning: skipped " << Grouped(result.empty_documents)
                     << " empty documents\n";
@@ -195,6 +209,7 @@ class DataPrepareVerb : public Verb {
   std::string name_;
   std::string format_ = "auto";
   std::string split_ = "last";
+  int64_t threads_ = 0;
 };
 
 }  // namespace

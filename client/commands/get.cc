@@ -12,7 +12,8 @@ class GetVerb : public Verb {
     return {"get",
             "One job: state and why, progress, result",
             "Shows one job: its state and the reason for it, how far it is, what was resolved from "
-            "its spec, its times and, once it succeeded, its result. -o wide adds the operand "
+            "its spec, its times, its scores on evaluation tasks and, once it succeeded, its "
+            "result. -o wide adds the operand "
             "formats of every linear layer; -o json and yaml print all that the daemon knows.",
             "nibble get kjv-nvfp4\n"
             "nibble get j-3f                            # the job whose id begins so\n"
@@ -27,7 +28,8 @@ class GetVerb : public Verb {
   absl::StatusOr<int> Run(Session& session) override {
     NIBBLE_ASSIGN_OR_RETURN(Connection * connection, session.connection());
     NIBBLE_ASSIGN_OR_RETURN(const v1::Job job, FindJob(*connection, job_));
-    ShowJob(session, job);
+    NIBBLE_ASSIGN_OR_RETURN(const Scores scores, ReadScores(*connection, job));
+    ShowJob(session, job, scores);
     return 0;
   }
 

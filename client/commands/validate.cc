@@ -49,6 +49,7 @@ class ValidateVerb : public Verb {
       session.err() << "warning: " << Safe(warning) << "\n";
     }
     PrintSummary(session, *resolved);
+    if (resolved->total_steps == 0) return 0;  // nothing is quantised
     session.out() << "\n";
     PrintPrecision(session.terminal(), resolved->precision, session.format() == "wide");
     return 0;
@@ -78,6 +79,13 @@ class ValidateVerb : public Verb {
     facts.Add("model", ModelText(job.spec, 0));
     facts.Add("parameters", Grouped(job.parameters));
     facts.Add("training", TrainingText(job.spec, job.total_steps));
+    const std::string evaluation = EvaluationText(job.spec.evaluation(), job.total_steps);
+    if (!evaluation.empty()) facts.Add("evaluation", evaluation);
+    if (job.total_steps == 0) {
+      facts.Add("memory", absl::StrCat("weights ", Bytes(job.memory.weights)));
+      facts.Print(session.terminal());
+      return;
+    }
     facts.Add("tokens/step", Grouped(job.tokens_per_step));
     facts.Add("FLOPs/token", Short(job.flops_per_token));
     facts.Add("total work",

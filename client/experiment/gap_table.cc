@@ -26,21 +26,10 @@ double StudentQuantile(int freedom) {
   return z + (z3 + z) / (4.0 * freedom) + (5 * z5 + 16 * z3 + 3 * z) / (96.0 * freedom * freedom);
 }
 
-// NaN outside of the curve.
-double At(const Curve& curve, double tokens) {
-  const auto next = std::lower_bound(curve.tokens.begin(), curve.tokens.end(), tokens);
-  if (next == curve.tokens.end()) return kNone;
-  const size_t i = next - curve.tokens.begin();
-  if (*next == tokens) return curve.values[i];
-  if (i == 0) return kNone;
-  const double share = (tokens - curve.tokens[i - 1]) / (*next - curve.tokens[i - 1]);
-  return curve.values[i - 1] + share * (curve.values[i] - curve.values[i - 1]);
-}
-
 std::vector<double> ValuesAt(const SeedCurves& curves, double tokens) {
   std::vector<double> values;
   for (const auto& [seed, curve] : curves) {
-    const double value = At(curve, tokens);
+    const double value = ValueAt(curve, tokens);
     if (std::isfinite(value)) values.push_back(value);
   }
   return values;
@@ -72,8 +61,8 @@ std::vector<double> PairedGaps(const SeedCurves& a, const SeedCurves& b, double 
   for (const auto& [seed, curve] : a) {
     const auto other = b.find(seed);
     if (other == b.end()) continue;
-    const double base = At(other->second, tokens);
-    const double gap = (At(curve, tokens) - base) / base;
+    const double base = ValueAt(other->second, tokens);
+    const double gap = (ValueAt(curve, tokens) - base) / base;
     if (std::isfinite(gap)) gaps.push_back(gap);
   }
   return gaps;

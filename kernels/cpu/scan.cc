@@ -33,6 +33,10 @@ struct ForwardMemory {
   }
 };
 
+void CopyFloats(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
 // scores[t, j] *= exp(s_t - s_j) dt_j up to the diagonal, zero above it.
 void WeighScores(const ChunkMemory& chunk, int64_t tokens, float* scores) {
   for (int64_t t = 0; t < tokens; ++t) {
@@ -74,7 +78,7 @@ void ForwardChunk(const ScanArgs& args, const ScanHead& head, int64_t first, int
         tokens);
   WeighScores(m.chunk, tokens, m.scores);
   Sgemm(false, false, tokens, size, tokens, 1, m.scores, tokens, m.chunk.x, size, 0, m.out, size);
-  const bool carried = first > 0;
+  const bool carried = first > 0 || args.state != nullptr;
   if (carried) {
     Sgemm(false, true, tokens, size, state, 1, m.chunk.c, state, m.state, state, 0, m.carried,
           size);
@@ -84,7 +88,7 @@ void ForwardChunk(const ScanArgs& args, const ScanHead& head, int64_t first, int
   } else {
     WriteOutput<false>(args, head, first, tokens, m, carried);
   }
-  AdvanceState(args.shape, first, tokens, m.chunk, m.state, m.state);
+  AdvanceState(args.shape, carried, tokens, m.chunk, m.state, m.state);
 }
 
 }  // namespace
@@ -97,9 +101,12 @@ void ScanForward(OpContext& context, const ScanArgs& args) {
         shape);
     const ScanHead head(shape, args.xbc, args.projected, tile / shape.heads, tile % shape.heads,
                         args.dt_bias, args.a_log);
+    const int64_t size = shape.head_size * shape.state_size;
+    if (args.state != nullptr) CopyFloats(args.state + tile * size, size, m.state);
     for (int64_t first = 0; first < shape.sequence_length; first += shape.chunk_size) {
       ForwardChunk(args, head, first, Smaller(shape.chunk_size, shape.sequence_length - first), m);
     }
+    if (args.state != nullptr) CopyFloats(m.state, size, args.state + tile * size);
   });
 }
 

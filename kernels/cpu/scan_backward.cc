@@ -256,7 +256,7 @@ void BackwardHead(const ScanBackwardArgs& args, const ScanHead& head, const Back
   };
   for (int64_t i = 0; i + 1 < chunks; ++i) {
     LoadChunk(head, i * shape.chunk_size, tokens_of(i), m.chunk);
-    AdvanceState(shape, i * shape.chunk_size, tokens_of(i), m.chunk, m.states + i * state,
+    AdvanceState(shape, /*carried=*/i > 0, tokens_of(i), m.chunk, m.states + i * state,
                  m.states + (i + 1) * state);
   }
   for (int64_t i = chunks - 1; i >= 0; --i) {

@@ -92,8 +92,8 @@ NIBBLE_SIMD void LoadChunk(const ScanHead& head, int64_t first, int64_t tokens,
 }
 
 // `after` [head_size, state_size] = the state after the chunk from that before it; they may be the
-// same. A sequence starts (first == 0) with none.
-NIBBLE_SIMD void AdvanceState(const MambaShape& shape, int64_t first, int64_t tokens,
+// same. `carried`: there is one before it, otherwise `before` is not read.
+NIBBLE_SIMD void AdvanceState(const MambaShape& shape, bool carried, int64_t tokens,
                               const ChunkMemory& chunk, const float* before, float* after) {
   const int64_t size = shape.head_size, state = shape.state_size;
   const float last = chunk.log_decay[tokens - 1];
@@ -103,14 +103,14 @@ NIBBLE_SIMD void AdvanceState(const MambaShape& shape, int64_t first, int64_t to
       StoreLanes<false>(chunk.scaled, i, factor * LoadLanes<false>(chunk.x, i, count), count);
     });
   }
-  if (first > 0) {
+  if (carried) {
     const F32x16 decay = Exp(Set1(last));
     ForLanes(0, size * state, [&](int64_t i, int64_t count) NIBBLE_LAMBDA {
       StoreLanes<false>(after, i, decay * LoadLanes<false>(before, i, count), count);
     });
   }
   Sgemm(true, false, size, state, tokens, 1, chunk.scaled, size, chunk.b, state,
-        first > 0 ? 1.0f : 0.0f, after, state);
+        carried ? 1.0f : 0.0f, after, state);
 }
 
 }  // namespace NIBBLE_ISA

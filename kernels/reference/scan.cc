@@ -5,6 +5,7 @@
 //   dx_t = dt_t H_t B_t + d dy_t;  da_t = <H_t, h_{t-1}>;
 //   d dt_t = x_t^T H_t B_t + da_t a_t (-A), A = exp(a_log);  da_log = sum of da_t a_t (-A dt_t);
 //   the raw dt through softplus' = sigmoid.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -43,11 +44,12 @@ struct Head {
   double Decay(int64_t t) const { return std::exp(-a * Dt(t)); }
 };
 
-// The states after each token.
-std::vector<State> States(const Head& head) {
+// The states after each token, from `before` (null: zero).
+std::vector<State> States(const Head& head, const float* before = nullptr) {
   const int64_t rows = head.shape.head_size, cols = head.shape.state_size;
   std::vector<State> states;
   State state(rows * cols, 0.0);
+  if (before != nullptr) state.assign(before, before + rows * cols);
   for (int64_t t = 0; t < head.shape.sequence_length; ++t) {
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < cols; ++j) {
@@ -128,7 +130,10 @@ void ScanForward(const ScanArgs& args) {
     for (int64_t h = 0; h < shape.heads; ++h) {
       const Head head{shape, args.xbc,        args.projected,         s * shape.sequence_length,
                       h,     args.dt_bias[h], std::exp(args.a_log[h])};
-      const std::vector<State> states = States(head);
+      const int64_t size = shape.head_size * shape.state_size;
+      float* state = args.state == nullptr ? nullptr : args.state + (s * shape.heads + h) * size;
+      const std::vector<State> states = States(head, state);
+      if (state != nullptr) std::copy(states.back().begin(), states.back().end(), state);
       for (int64_t t = 0; t < shape.sequence_length; ++t) {
         for (int64_t i = 0; i < shape.head_size; ++i) {
           double y = args.d[h] * head.X(t, i);

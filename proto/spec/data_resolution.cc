@@ -92,7 +92,7 @@ bool CheckCounts(const v1::DataSpec& data, ErrorList* errors) {
 
 }  // namespace
 
-void ResolveData(v1::DataSpec* data, ErrorList* errors) {
+void ResolveData(bool required, v1::DataSpec* data, ErrorList* errors) {
   if (data->documents().empty()) data->set_documents("join");
   CheckOneOf("data.documents", data->documents(), {"join", "mask", "separate"}, errors);
   const bool has_path = !data->path().empty();
@@ -103,6 +103,7 @@ void ResolveData(v1::DataSpec* data, ErrorList* errors) {
     return;
   }
   if (!has_sources && !has_phases) {
+    if (!has_path && !required) return;
     CheckPath("data.path", data->path(), PathKind::kAbsoluteOrRelative, errors);
     return;
   }

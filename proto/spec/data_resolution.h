@@ -7,7 +7,8 @@
 
 namespace nibble::spec {
 
-void ResolveData(v1::DataSpec* data, ErrorList* errors);
+// `required`: a spec without data is an error.
+void ResolveData(bool required, v1::DataSpec* data, ErrorList* errors);
 
 }  // namespace nibble::spec
 

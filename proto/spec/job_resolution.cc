@@ -9,6 +9,7 @@
 #include "proto/spec/data_resolution.h"
 #include "proto/spec/deterministic_digest.h"
 #include "proto/spec/error_list.h"
+#include "proto/spec/evaluation_resolution.h"
 #include "proto/spec/field_checks.h"
 #include "proto/spec/limits.h"
 #include "proto/spec/model_resolution.h"
@@ -30,7 +31,7 @@ class Resolver {
     CheckUnknownFields(job_.spec, &errors_);
     ResolveHead();
     const bool model_good = ResolveModel(job_.spec.mutable_model());
-    ResolveData(job_.spec.mutable_data(), &errors_);
+    ResolveData(/*required=*/!OnlyScores(job_.spec), job_.spec.mutable_data(), &errors_);
     const bool training_good = ResolveTraining(job_.spec.mutable_training());
     const bool length_known = job_.total_steps >= 1 && job_.total_steps <= kMaxSteps;
     const int64_t total_steps = length_known ? job_.total_steps : 0;
@@ -41,6 +42,7 @@ class Resolver {
                    training_good ? job_.total_steps : 0, job_.spec.seed()},
                   job_.spec.mutable_precision(), &errors_, &job_.warnings);
     ResolveHealth(job_.spec.mutable_health());
+    ResolveEvaluation(&job_.spec, &errors_);
     if (model_good && training_good) CheckPositions();
     if (model_good && training_good && errors_.ok()) Derive();
     if (errors != nullptr) *errors = errors_.errors();
@@ -128,6 +130,7 @@ class Resolver {
     }
     if (training.has_steps()) {
       job_.total_steps = training.steps();
+      if (OnlyScores(job_.spec)) return CheckOnlyScores();
       return CheckInteger("training.steps", training.steps(), {1, kMaxSteps}, &errors_);
     }
     if (!CheckInteger("training.tokens", training.tokens(), {1, kMaxTokens}, &errors_))
@@ -138,6 +141,17 @@ class Resolver {
     errors_.Add("training.tokens",
                 absl::StrCat("is ", training.tokens(), ", which takes ", job_.total_steps,
                              " steps; allowed: at most ", kMaxSteps, " steps"));
+    return false;
+  }
+
+  bool CheckOnlyScores() {
+    if (!job_.spec.training().init_from().empty() && job_.spec.evaluation().tasks_size() > 0) {
+      return true;
+    }
+    errors_.Add("training.steps",
+                absl::StrCat("is 0; allowed: 1 to ", kMaxSteps,
+                             ", or with training.init_from and evaluation.tasks 0, which scores a "
+                             "checkpoint"));
     return false;
   }
 
@@ -207,6 +221,9 @@ class Resolver {
     for (const std::string& warning : job_.precision.warnings()) job_.warnings.push_back(warning);
     job_.flops_per_token = FlopsPerToken(job_.spec.model(), job_.spec.training().sequence_length());
     job_.memory = EstimateMemory(job_.spec, job_.precision);
+    if (OnlyScores(job_.spec)) {
+      job_.memory.gradients = job_.memory.optimizer = job_.memory.activations = 0;
+    }
   }
 
   ResolvedJob job_;
@@ -228,6 +245,7 @@ std::string ConfigDigest(const v1::JobSpec& spec) {
   identity.clear_restart();
   identity.clear_checkpoint();
   KeepSafetyIdentity(&identity);
+  identity.clear_evaluation();
   identity.clear_health();
   identity.clear_project();
   identity.clear_scheduling();

@@ -15,8 +15,8 @@
 
 namespace nibble::spec {
 
-// Bytes. Estimates: left out are operators' working memory and what a device keeps of operands (up to
-// 8 bytes a weight on a CPU without BF16 products).
+// Bytes. Estimates: left out are operators' working memory and what a device keeps of operands (up
+// to 8 bytes a weight on a CPU without BF16 products).
 struct MemoryEstimate {
   int64_t weights = 0;      // FP32 master weights, and their BF16 copy where there is one
   int64_t gradients = 0;    // FP32
@@ -42,9 +42,13 @@ struct ResolvedJob {
 absl::StatusOr<ResolvedJob> ResolveJob(const v1::JobSpec& spec, std::vector<FieldError>* errors);
 
 // What makes a run what it is: SHA-256, in hex, over a resolved spec without name, labels,
-// priority, resources, restart, checkpoint, health, project and scheduling (and the preset's name,
-// whose dimensions are all there). A checkpoint of another digest is refused on resume.
+// priority, resources, restart, checkpoint, evaluation, health, project and scheduling (and the
+// preset's name, whose dimensions are all there). A checkpoint of another digest is refused on
+// resume.
 std::string ConfigDigest(const v1::JobSpec& spec);
+
+// Of EvaluationTaskSpec.task, in the order of docs/evaluation.md.
+const std::vector<std::string>& EvaluationTaskNames();
 
 struct ModelPreset {
   std::string name;

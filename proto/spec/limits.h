@@ -38,6 +38,10 @@ inline constexpr int32_t kMaxBatchSize = 1 << 16;
 inline constexpr int64_t kMaxTokensPerStep = int64_t{1} << 30;
 inline constexpr int64_t kMaxValidationSequences = 1'000'000'000;
 
+inline constexpr int kMaxEvaluationTasks = 32;
+inline constexpr int kMaxEvaluationNameBytes = 32;
+inline constexpr int64_t kMaxEvaluationItems = 1'000'000'000;
+
 inline constexpr int kMaxPrecisionOverrides = 64;
 inline constexpr int kMaxLayerPatternBytes = 128;
 inline constexpr int kMaxDecayPatterns = 64;

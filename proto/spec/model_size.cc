@@ -119,6 +119,12 @@ double FlopsPerToken(const v1::ModelSpec& model, int64_t sequence_length) {
   return 6 * weights + attention + scan;
 }
 
+double ForwardFlopsPerToken(const v1::ModelSpec& model, int64_t sequence_length) {
+  const double fixed = FlopsPerToken(model, 0);
+  const double whole = FlopsPerToken(model, sequence_length - 1);
+  return (fixed + (whole - fixed) / 2) / 3;
+}
+
 MemoryEstimate EstimateMemory(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision) {
   const v1::ModelSpec& model = spec.model();
   const int64_t parameters = CountParameters(model).value_or(0);

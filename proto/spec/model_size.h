@@ -37,6 +37,10 @@ std::optional<int64_t> CountParameters(const v1::ModelSpec& model);
 // for every weight of the convolution.
 double FlopsPerToken(const v1::ModelSpec& model, int64_t sequence_length);
 
+// Forward operations of a token alone, the mean over the positions of a sequence: attention looks
+// at half of it.
+double ForwardFlopsPerToken(const v1::ModelSpec& model, int64_t sequence_length);
+
 // REQUIRES: a complete spec and its precision.
 MemoryEstimate EstimateMemory(const v1::JobSpec& spec, const v1::ResolvedPrecision& precision);
 

@@ -78,14 +78,6 @@ Json ItemToJson(const Task& task, const ItemResult& result) {
   return json;
 }
 
-// Forward operations of a token, the mean over the positions of a sequence: attention looks at half
-// of it.
-double ForwardFlops(const v1::ModelSpec& model, int64_t sequence_length) {
-  const double fixed = spec::FlopsPerToken(model, 0);
-  const double whole = spec::FlopsPerToken(model, sequence_length - 1);
-  return (fixed + (whole - fixed) / 2) / 3;
-}
-
 class Progress {
  public:
   explicit Progress(absl::string_view task) : task_(task), visible_(isatty(STDERR_FILENO) != 0) {}
@@ -155,8 +147,7 @@ class Evaluation {
                             model->MakeDecoder(context));
     evaluation::LikelihoodScorer scorer(*decoder, *tokenizer);
     evaluation::EvaluationOptions options;
-    options.limit = options_.limit;
-    options.flops_per_token = ForwardFlops(checkpoint.description.model, context);
+    options.flops_per_token = spec::ForwardFlopsPerToken(checkpoint.description.model, context);
     options.information_bias_bits = options_.information_bias_bits;
     NIBBLE_RETURN_IF_ERROR(OpenItems());
     std::vector<std::pair<const Task*, TaskResult>> results;
@@ -193,7 +184,9 @@ class Evaluation {
                     : absl::ResourceExhaustedError(
                           absl::StrCat("writing ", options_.items, " failed: is the disk full?"));
     };
-    return EvaluateTask(*task.task, task.path, options, scorer);
+    NIBBLE_ASSIGN_OR_RETURN(const evaluation::LoadedTask loaded,
+                            evaluation::LoadTask(*task.task, task.path, options_.limit));
+    return evaluation::EvaluateTask(loaded, options, scorer);
   }
 
   const EvaluateOptions& options_;

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <iostream>
 
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "nlohmann/json.hpp"
 #include "worker/commands/commands.h"
 #include "worker/commands/loaded_model.h"
 #include "worker/interchange/export.h"
@@ -9,18 +11,36 @@
 namespace nibble::worker {
 namespace {
 
+bool HasFile(const std::vector<checkpoint::TextFile>& texts, absl::string_view name) {
+  return std::any_of(texts.begin(), texts.end(),
+                     [name](const checkpoint::TextFile& text) { return text.name == name; });
+}
+
+std::string TextOf(const data::Tokenizer& tokenizer, int32_t id) {
+  std::string text;
+  if (!tokenizer.Decode({id}, &text).ok()) return "";
+  return text;
+}
+
 // Without it transformers takes the tokenizer class of the model's architecture, which for a llama
 // is another one.
-void AddTokenizerConfig(std::vector<checkpoint::TextFile>* texts) {
-  for (const checkpoint::TextFile& text : *texts) {
-    if (text.name != "merges.txt") continue;
-    texts->push_back({"tokenizer_config.json",
-                      "{\n  \"tokenizer_class\": \"GPT2Tokenizer\",\n"
-                      "  \"bos_token\": \"<|endoftext|>\",\n"
-                      "  \"eos_token\": \"<|endoftext|>\",\n"
-                      "  \"unk_token\": \"<|endoftext|>\"\n}\n"});
+void AddTokenizerConfig(const data::Tokenizer& tokenizer,
+                        std::vector<checkpoint::TextFile>* texts) {
+  nlohmann::ordered_json config;
+  if (HasFile(*texts, "merges.txt")) {
+    config["tokenizer_class"] = "GPT2Tokenizer";
+    config["bos_token"] = config["eos_token"] = config["unk_token"] =
+        std::string(data::kSeparatorToken);
+  } else if (HasFile(*texts, "tokenizer.json") && !HasFile(*texts, "tokenizer.model")) {
+    config["tokenizer_class"] = "PreTrainedTokenizerFast";
+    if (tokenizer.bos_id() >= 0) config["bos_token"] = TextOf(tokenizer, tokenizer.bos_id());
+    config["eos_token"] = TextOf(tokenizer, tokenizer.eos_id());
+  } else {
     return;
   }
+  texts->push_back(
+      {"tokenizer_config.json",
+       config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"});
 }
 
 }  // namespace
@@ -38,12 +58,12 @@ absl::Status RunExport(const ExportCommandOptions& options) {
   } else {
     NIBBLE_ASSIGN_OR_RETURN(to.texts, ReadTokenizerFiles(options.tokenizer));
   }
-  AddTokenizerConfig(&to.texts);
   // Ids of ends are a help to whoever generates; a model without a tokenizer goes without.
   const auto tokenizer = TokenizerOf(checkpoint, options.tokenizer);
   if (tokenizer.ok()) {
     to.ids.bos = (*tokenizer)->bos_id() >= 0 ? (*tokenizer)->bos_id() : (*tokenizer)->separator();
     to.ids.eos = (*tokenizer)->eos_id();
+    AddTokenizerConfig(**tokenizer, &to.texts);
   } else if (!options.tokenizer.empty()) {
     return tokenizer.status();
   }

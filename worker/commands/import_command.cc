@@ -1,6 +1,7 @@
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -11,13 +12,16 @@
 namespace nibble::worker {
 namespace {
 
+constexpr int64_t kMaxTokenizerBytes = int64_t{64} << 20;
+
 absl::StatusOr<std::vector<checkpoint::TextFile>> TokenizerFiles(
     const ImportOptions& options, const interchange::ForeignModel& model) {
   if (!options.tokenizer.empty()) return ReadTokenizerFiles(options.tokenizer);
   std::vector<checkpoint::TextFile> files;
   for (const std::string& path : model.tokenizer_files) {
-    NIBBLE_ASSIGN_OR_RETURN(const std::vector<checkpoint::TextFile> read, ReadTokenizerFiles(path));
-    files.insert(files.end(), read.begin(), read.end());
+    checkpoint::TextFile& file = files.emplace_back();
+    file.name = path.substr(path.rfind('/') + 1);
+    NIBBLE_ASSIGN_OR_RETURN(file.contents, ReadFile(path, kMaxTokenizerBytes));
   }
   return files;
 }

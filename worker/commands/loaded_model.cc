@@ -1,6 +1,6 @@
 #include "worker/commands/loaded_model.h"
 
-#include <filesystem>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -19,13 +19,9 @@ constexpr const char* kTokenizerFiles[] = {"tokenizer.bin",  "tokenizer.model",
 
 absl::StatusOr<std::unique_ptr<data::Tokenizer>> CheckpointTokenizer(
     const OpenedCheckpoint& checkpoint) {
-  const checkpoint::Manifest& manifest = checkpoint.files.manifest;
-  const auto path = [&](const char* name) { return JoinPath(checkpoint.directory, name); };
-  if (manifest.Find("vocab.json") != nullptr && manifest.Find("merges.txt") != nullptr) {
-    return data::LoadBpeTokenizer({path("vocab.json"), path("merges.txt")});
-  }
-  for (const char* name : {"tokenizer.bin", "tokenizer.model", "tokenizer.tiktoken"}) {
-    if (manifest.Find(name) != nullptr) return data::LoadTokenizer(path(name));
+  for (const char* name : kTokenizerFiles) {
+    if (checkpoint.files.manifest.Find(name) == nullptr) continue;
+    return data::LoadTokenizer(checkpoint.directory);
   }
   if (checkpoint.description.model.vocab_size() == 256) return data::MakeByteTokenizer();
   return absl::NotFoundError(absl::StrCat("the checkpoint in ", checkpoint.directory,
@@ -63,24 +59,12 @@ absl::StatusOr<std::unique_ptr<data::Tokenizer>> TokenizerOf(const OpenedCheckpo
 }
 
 absl::StatusOr<std::vector<checkpoint::TextFile>> ReadTokenizerFiles(const std::string& path) {
+  NIBBLE_ASSIGN_OR_RETURN(std::vector<data::NamedFile> read, data::ReadTokenizerFiles(path));
   std::vector<checkpoint::TextFile> files;
-  if (ListDirectory(path).ok()) {
-    for (const char* name : kTokenizerFiles) {
-      if (!FileExists(JoinPath(path, name))) continue;
-      NIBBLE_ASSIGN_OR_RETURN(std::string text, ReadFile(JoinPath(path, name), kMaxTokenizerBytes));
-      files.push_back({name, std::move(text)});
-    }
-  } else {
-    NIBBLE_ASSIGN_OR_RETURN(std::string text, ReadFile(path, kMaxTokenizerBytes));
-    const std::string extension = std::filesystem::path(path).extension().string();
-    const std::string name = absl::StrCat("tokenizer", extension);
-    if (checkpoint::IsCheckpointFile(name)) files.push_back({name, std::move(text)});
+  for (data::NamedFile& file : read) {
+    files.push_back({std::move(file.name), std::move(file.contents)});
   }
-  if (!files.empty()) return files;
-  return absl::InvalidArgumentError(
-      absl::StrCat(path,
-                   " is no tokenizer: a .bin, .model or .tiktoken file, or a directory with "
-                   "vocab.json and merges.txt"));
+  return files;
 }
 
 absl::StatusOr<std::vector<checkpoint::TextFile>> TokenizerFilesOf(
@@ -101,7 +85,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const OpenedCheck
   NIBBLE_ASSIGN_OR_RETURN(const model::ModelConfig config, ModelConfigOf(checkpoint.description));
   const bool bf16 = options.precision == "bf16";
   std::unique_ptr<LoadedModel> loaded(
-      new LoadedModel(config, bf16 ? inference::Precision::kBF16 : inference::Precision::kF32));
+      new LoadedModel(config, checkpoint.description.logit_softcap,
+                      bf16 ? inference::Precision::kBF16 : inference::Precision::kF32));
   kernels::BackendOptions backend;
   backend.threads = options.threads;
   NIBBLE_ASSIGN_OR_RETURN(loaded->backend_, kernels::CreateBackend(options.backend, backend));
@@ -120,6 +105,7 @@ absl::StatusOr<std::unique_ptr<inference::Decoder>> LoadedModel::MakeDecoder(
   inference::DecoderOptions options;
   options.precision = precision_;
   options.capacity = capacity;
+  options.logit_softcap = logit_softcap_;
   return inference::Decoder::Create(config_, *weights_, options, *backend_);
 }
 

@@ -33,8 +33,7 @@ absl::StatusOr<OpenedCheckpoint> OpenDescribedCheckpoint(const std::string& dire
 absl::StatusOr<std::unique_ptr<data::Tokenizer>> TokenizerOf(const OpenedCheckpoint& checkpoint,
                                                              const std::string& path);
 
-// Files of a tokenizer at `path` (a file, or a directory with vocab.json and merges.txt), as a
-// checkpoint holds them. INVALID_ARGUMENT: none of a known name; RESOURCE_EXHAUSTED over 64 MiB.
+// Files of a tokenizer at `path`, as a checkpoint holds them. Errors as data::ReadTokenizerFiles.
 absl::StatusOr<std::vector<checkpoint::TextFile>> ReadTokenizerFiles(const std::string& path);
 // The same of a checkpoint: empty where it has none.
 absl::StatusOr<std::vector<checkpoint::TextFile>> TokenizerFilesOf(
@@ -49,11 +48,13 @@ class LoadedModel {
   absl::StatusOr<std::unique_ptr<inference::Decoder>> MakeDecoder(int64_t capacity) const;
 
  private:
-  LoadedModel(const model::ModelConfig& config, inference::Precision precision)
-      : config_(config), table_(config), precision_(precision) {}
+  LoadedModel(const model::ModelConfig& config, double logit_softcap,
+              inference::Precision precision)
+      : config_(config), table_(config), logit_softcap_(logit_softcap), precision_(precision) {}
 
   const model::ModelConfig config_;
   const model::ParameterTable table_;
+  const double logit_softcap_;
   const inference::Precision precision_;
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<model::Weights> weights_;

@@ -10,6 +10,7 @@
 #include "worker/data/bpe_files.h"
 #include "worker/data/piece_cache.h"
 #include "worker/data/pretokenizer.h"
+#include "worker/data/token_splits.h"
 #include "worker/data/utf8.h"
 
 namespace nibble::data {
@@ -21,7 +22,9 @@ constexpr size_t kBatch = 1 << 16;
 class BpeTokenizer : public Tokenizer {
  public:
   BpeTokenizer(BpeModel model, std::unique_ptr<Pretokenizer> pretokenizer)
-      : model_(std::move(model)), pretokenizer_(std::move(pretokenizer)) {}
+      : model_(std::move(model)), pretokenizer_(std::move(pretokenizer)) {
+    if (model_.whole_pieces) whole_ = IndexTokens(model_.tokens);
+  }
 
   absl::StatusOr<int64_t> Encode(absl::string_view text, const Sink& sink) override {
     std::string replaced;
@@ -56,6 +59,7 @@ class BpeTokenizer : public Tokenizer {
   absl::string_view kind() const override { return model_.kind; }
   int32_t vocab_size() const override { return static_cast<int32_t>(model_.tokens.size()); }
   int32_t separator() const override { return model_.separator; }
+  int32_t bos_id() const override { return model_.bos; }
   std::string digest() const override { return model_.digest; }
 
  private:
@@ -66,6 +70,10 @@ class BpeTokenizer : public Tokenizer {
   }
 
   void Merge(absl::string_view piece, std::vector<int32_t>* ids) const {
+    if (model_.whole_pieces) {
+      const auto found = whole_.find(piece);
+      if (found != whole_.end()) return ids->push_back(found->second);
+    }
     const size_t before = ids->size();
     ids->resize(before + piece.size());
     int32_t* out = ids->data() + before;
@@ -76,6 +84,7 @@ class BpeTokenizer : public Tokenizer {
   }
 
   const BpeModel model_;
+  TokenIndex whole_;  // points into model_
   const std::unique_ptr<Pretokenizer> pretokenizer_;
   PieceCache cache_;
   std::vector<int32_t> ids_;
@@ -96,7 +105,8 @@ std::string DigestOf(const BpeVocabulary& vocabulary) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeBpeTokenizer(BpeModel model) {
-  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Pretokenizer> pretokenizer, Pretokenizer::Make());
+  NIBBLE_ASSIGN_OR_RETURN(std::unique_ptr<Pretokenizer> pretokenizer,
+                          Pretokenizer::Make(model.pretokenizer));
   return std::unique_ptr<Tokenizer>(
       std::make_unique<BpeTokenizer>(std::move(model), std::move(pretokenizer)));
 }

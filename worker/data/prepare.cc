@@ -1,24 +1,22 @@
 #include "worker/data/prepare.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
-#include <cstdio>
-#include <filesystem>
 #include <functional>
 #include <memory>
+#include <thread>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
-#include "base/random.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "worker/data/document_reader.h"
+#include "worker/data/ordered_workers.h"
+#include "worker/data/partial_dataset.h"
 #include "worker/data/split_plan.h"
 #include "worker/data/token_shards.h"
 #include "worker/data/tokenizer.h"
@@ -27,6 +25,9 @@ namespace nibble::data {
 namespace {
 
 constexpr int64_t kProgressBytes = 512 * 1024;
+// Text given to a thread at a time, and in all threads together.
+constexpr int64_t kBatchBytes = 256 * 1024;
+constexpr int64_t kPendingBytes = int64_t{32} << 20;
 
 absl::Status CheckOptions(const PrepareOptions& options) {
   const auto refuse = [](absl::string_view what) { return absl::InvalidArgumentError(what); };
@@ -41,6 +42,9 @@ absl::Status CheckOptions(const PrepareOptions& options) {
     return refuse("document_separator: allowed: at most 1024 bytes");
   }
   if (options.json_field.empty()) return refuse("json_field: missing");
+  if (options.threads < 0 || options.threads > 1024) {
+    return refuse(absl::StrCat("threads: is ", options.threads, "; allowed: 0 to 1024"));
+  }
   return absl::OkStatus();
 }
 
@@ -66,51 +70,6 @@ absl::Status KeepTokenizer(const PrepareOptions& options, const std::string& dat
   return FsyncDirectory(directory);
 }
 
-// The directory that becomes the dataset: gone again unless Publish succeeds.
-class OutputDirectory {
- public:
-  // ALREADY_EXISTS as PrepareDataset.
-  static absl::StatusOr<std::unique_ptr<OutputDirectory>> Make(std::string path, bool overwrite) {
-    while (path.size() > 1 && path.back() == '/') path.pop_back();
-    NIBBLE_RETURN_IF_ERROR(CheckFree(path, overwrite));
-    const std::string parent = std::filesystem::path(path).parent_path().string();
-    if (!parent.empty()) NIBBLE_RETURN_IF_ERROR(MakeDirectories(parent));
-    const std::string temporary = MakeId(path + ".partial-", SystemRandom());
-    NIBBLE_RETURN_IF_ERROR(MakeDirectories(temporary));
-    return std::unique_ptr<OutputDirectory>(new OutputDirectory(path, temporary));
-  }
-  ~OutputDirectory() { RemoveTree(temporary_).IgnoreError(); }
-
-  const std::string& temporary() const { return temporary_; }
-
-  absl::Status Publish(bool overwrite) {
-    NIBBLE_RETURN_IF_ERROR(FsyncDirectory(temporary_));
-    NIBBLE_RETURN_IF_ERROR(CheckFree(path_, overwrite));
-    if (!FileExists(path_)) return RenameDurably(temporary_, path_);
-    // Exchanged, so that a dataset is there at every instant; the old one goes with this object.
-    if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) != 0) {
-      return ErrnoStatus(errno, "replace", path_);
-    }
-    const std::string parent = std::filesystem::path(path_).parent_path().string();
-    return FsyncDirectory(parent.empty() ? "." : parent);
-  }
-
- private:
-  OutputDirectory(std::string path, std::string temporary)
-      : path_(std::move(path)), temporary_(std::move(temporary)) {}
-
-  static absl::Status CheckFree(const std::string& path, bool overwrite) {
-    if (!FileExists(path)) return absl::OkStatus();
-    if (!overwrite) return absl::AlreadyExistsError(absl::StrCat(path, " exists"));
-    if (FileExists(JoinPath(path, kDatasetFileName))) return absl::OkStatus();
-    return absl::AlreadyExistsError(
-        absl::StrCat(path, " exists and holds no dataset, so it is not replaced"));
-  }
-
-  const std::string path_;
-  const std::string temporary_;
-};
-
 class Preparation {
  public:
   Preparation(const PrepareOptions& options, const PrepareCallback& callback)
@@ -119,36 +78,79 @@ class Preparation {
   absl::StatusOr<PrepareResult> Run() {
     NIBBLE_RETURN_IF_ERROR(CheckOptions(options_));
     NIBBLE_ASSIGN_OR_RETURN(tokenizer_, MakeTokenizer(options_));
-    NIBBLE_RETURN_IF_ERROR(MeasureInputs());
-    NIBBLE_ASSIGN_OR_RETURN(auto output,
-                            OutputDirectory::Make(options_.output_directory, options_.overwrite));
+    PreparationIdentity identity;
+    NIBBLE_RETURN_IF_ERROR(MeasureInputs(&identity));
+    identity.options = OptionsDigest();
+    NIBBLE_ASSIGN_OR_RETURN(partial_,
+                            PartialDataset::Open(options_.output_directory, options_.overwrite,
+                                                 options_.restart, identity));
+    result_.resumed_documents = partial_->state().documents;
     if (two_passes_) NIBBLE_RETURN_IF_ERROR(PlanLastSplit());
-    NIBBLE_RETURN_IF_ERROR(WriteShards(output->temporary()));
-    NIBBLE_RETURN_IF_ERROR(output->Publish(options_.overwrite));
+    NIBBLE_RETURN_IF_ERROR(WriteShards());
+    NIBBLE_RETURN_IF_ERROR(partial_->Publish(options_.overwrite));
     NIBBLE_RETURN_IF_ERROR(Report());
     result_.vocab_size = tokenizer_->vocab_size();
-    result_.dropped_nul_bytes = tokenizer_->dropped_nul_bytes();
+    result_.dropped_nul_bytes = dropped_nul_bytes_;
     return result_;
   }
 
  private:
-  using DocumentHandler = std::function<absl::Status(const std::string& text)>;
+  // Documents that follow each other, and what becomes of them.
+  struct Batch {
+    std::vector<std::string> texts;
+    int64_t bytes = 0;
+    // Of each document, as far as they are wanted: its hash, the end of its ids, its text's bytes.
+    std::vector<uint64_t> hashes;
+    std::vector<size_t> ends;
+    std::vector<int64_t> encoded_bytes;
+    std::vector<int32_t> ids;
+    int64_t dropped_nul_bytes = 0;
+    absl::Status status;
+  };
+  // In one of the threads; then, in this one and in order.
+  using Work = std::function<void(int thread, Batch&)>;
+  using Handler = std::function<absl::Status(Batch&)>;
 
   struct Side {
     std::unique_ptr<ShardWriter> writer;
     SplitManifest manifest;
   };
 
-  absl::Status MeasureInputs() {
-    int64_t bytes = 0;
+  int Threads() const {
+    if (options_.threads > 0) return options_.threads;
+    return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  }
+
+  absl::Status MeasureInputs(PreparationIdentity* identity) {
     for (const std::string& path : options_.inputs) {
       struct stat info;
       if (stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "stat", path);
-      bytes += info.st_size;
+      input_bytes_ += info.st_size;
+      identity->inputs.push_back(
+          {path, info.st_size,
+           int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec});
     }
     two_passes_ = options_.split == SplitMethod::kLast && options_.validation_fraction > 0;
-    progress_.bytes_total = two_passes_ ? 2 * bytes : bytes;
+    progress_.bytes_total = two_passes_ ? 2 * input_bytes_ : input_bytes_;
     return Report();
+  }
+
+  // Of everything that makes the dataset beside the inputs.
+  std::string OptionsDigest() const {
+    Sha256 sha;
+    const auto add = [&sha](absl::string_view text) {
+      const uint64_t size = text.size();
+      sha.Update(&size, sizeof(size));
+      sha.Update(text.data(), text.size());
+    };
+    add(absl::StrCat(static_cast<int>(options_.format), " ", static_cast<int>(options_.split), " ",
+                     options_.split_seed, " ", options_.shard_tokens));
+    add(options_.json_field);
+    add(options_.document_separator);
+    add(tokenizer_->kind());
+    add(tokenizer_->digest());
+    sha.Update(&options_.validation_fraction, sizeof(options_.validation_fraction));
+    return sha.HexDigest();
   }
 
   absl::Status Report() {
@@ -156,9 +158,40 @@ class Preparation {
     return callback_ ? callback_(progress_) : absl::OkStatus();
   }
 
-  // Calls `handle` with every document that is not empty, in order.
-  absl::Status ForEachDocument(const DocumentHandler& handle) {
-    std::string text;
+  // Gives every document that is not empty, from number `skip` on, to `work` and then `handle`.
+  absl::Status ForEachBatch(int64_t skip, const Work& work, const Handler& handle) {
+    OrderedWorkers<Batch> workers(Threads(), work);
+    int64_t pending = 0, documents = 0;  // bytes of text in the workers; documents so far
+    const auto handle_oldest = [&]() -> absl::Status {
+      const std::unique_ptr<Batch> batch = workers.Pop();
+      pending -= batch->bytes;
+      NIBBLE_RETURN_IF_ERROR(batch->status);
+      return handle(*batch);
+    };
+    auto batch = std::make_unique<Batch>();
+    const auto push = [&]() -> absl::Status {
+      // Bounds what waits, but always lets one batch through, however long its document is.
+      while (workers.size() > 0 && pending + batch->bytes > kPendingBytes) {
+        NIBBLE_RETURN_IF_ERROR(handle_oldest());
+      }
+      pending += batch->bytes;
+      workers.Push(std::move(batch));
+      batch = std::make_unique<Batch>();
+      return absl::OkStatus();
+    };
+    NIBBLE_RETURN_IF_ERROR(ForEachDocument([&](std::string text) -> absl::Status {
+      if (documents++ < skip) return absl::OkStatus();
+      batch->bytes += static_cast<int64_t>(text.size());
+      batch->texts.push_back(std::move(text));
+      return batch->bytes < kBatchBytes ? absl::OkStatus() : push();
+    }));
+    if (documents < skip) return InputChanged();
+    if (!batch->texts.empty()) NIBBLE_RETURN_IF_ERROR(push());
+    while (workers.size() > 0) NIBBLE_RETURN_IF_ERROR(handle_oldest());
+    return absl::OkStatus();
+  }
+
+  absl::Status ForEachDocument(const std::function<absl::Status(std::string)>& take) {
     result_.empty_documents = 0;
     for (const std::string& path : options_.inputs) {
       const DocumentFormat format = MakeDocumentFormat(options_.format, path, options_.json_field,
@@ -166,6 +199,7 @@ class Preparation {
       NIBBLE_ASSIGN_OR_RETURN(const auto reader, DocumentReader::Open(path, format));
       const int64_t bytes_before = progress_.bytes_done;
       while (true) {
+        std::string text;
         NIBBLE_ASSIGN_OR_RETURN(const bool more, reader->Next(&text));
         progress_.bytes_done = bytes_before + reader->file_bytes_read();
         if (progress_.bytes_done - reported_bytes_ >= kProgressBytes) {
@@ -175,48 +209,136 @@ class Preparation {
         if (text.empty()) {
           ++result_.empty_documents;
         } else {
-          NIBBLE_RETURN_IF_ERROR(handle(text));
+          NIBBLE_RETURN_IF_ERROR(take(std::move(text)));
         }
       }
     }
     return absl::OkStatus();
   }
 
+  static absl::Status InputChanged() {
+    return absl::AbortedError("an input changed while it was read");
+  }
+
+  static void HashAll(Batch& batch) {
+    for (const std::string& text : batch.texts) batch.hashes.push_back(DocumentHash(text));
+  }
+
   absl::Status PlanLastSplit() {
-    NIBBLE_RETURN_IF_ERROR(ForEachDocument([this](const std::string& text) {
-      return plan_.Add(DocumentHash(text), static_cast<int64_t>(text.size()));
-    }));
+    absl::StatusOr<LastSplitPlan> plan = partial_->LoadPlan();
+    if (plan.ok()) {
+      plan_ = *std::move(plan);
+      progress_.bytes_done = input_bytes_;
+    } else {
+      NIBBLE_RETURN_IF_ERROR(ForEachBatch(
+          /*skip=*/0, [](int, Batch& batch) { HashAll(batch); },
+          [this](Batch& batch) -> absl::Status {
+            for (size_t i = 0; i < batch.texts.size(); ++i) {
+              NIBBLE_RETURN_IF_ERROR(
+                  plan_.Add(batch.hashes[i], static_cast<int64_t>(batch.texts[i].size())));
+            }
+            return absl::OkStatus();
+          }));
+      NIBBLE_RETURN_IF_ERROR(partial_->SavePlan(plan_));
+    }
     return plan_.Decide(options_.validation_fraction);
   }
 
-  absl::StatusOr<bool> IsHeldOut(const std::string& text, int64_t index) const {
-    if (options_.validation_fraction == 0) return false;
-    const uint64_t hash = DocumentHash(text);
+  absl::StatusOr<bool> IsHeldOut(uint64_t hash, int64_t index) const {
     if (!two_passes_) {
       return IsHeldOutByHash(hash, options_.split_seed, options_.validation_fraction);
     }
-    if (index >= plan_.documents() || plan_.hash(index) != hash) {
-      return absl::AbortedError("an input changed while it was read");
-    }
+    if (index >= plan_.documents() || plan_.hash(index) != hash) return InputChanged();
     return plan_.IsHeldOut(index);
   }
 
-  absl::Status WriteShards(const std::string& directory) {
-    for (Side* side : {&train_, &validation_}) {
-      side->writer = std::make_unique<ShardWriter>(
-          ShardWriter::Options{.directory = directory,
-                               .split = side == &train_ ? "train" : "validation",
-                               .vocab_size = tokenizer_->vocab_size(),
-                               .shard_tokens = options_.shard_tokens});
+  // In a worker's thread, with its own tokenizer.
+  void EncodeAll(std::unique_ptr<Tokenizer>* tokenizer, Batch& batch) const {
+    if (*tokenizer == nullptr) {
+      absl::StatusOr<std::unique_ptr<Tokenizer>> made = MakeTokenizer(options_);
+      batch.status = made.status();
+      if (!made.ok()) return;
+      *tokenizer = *std::move(made);
     }
-    int64_t index = 0;
-    NIBBLE_RETURN_IF_ERROR(ForEachDocument([&](const std::string& text) -> absl::Status {
-      NIBBLE_ASSIGN_OR_RETURN(const bool held_out, IsHeldOut(text, index++));
-      return WriteDocument(text, held_out ? &validation_ : &train_);
-    }));
-    if (two_passes_ && index != plan_.documents()) {
-      return absl::AbortedError("an input changed while it was read");
+    const int64_t dropped = (*tokenizer)->dropped_nul_bytes();
+    const int32_t separator = (*tokenizer)->separator();
+    for (const std::string& text : batch.texts) {
+      const absl::StatusOr<int64_t> bytes =
+          (*tokenizer)->Encode(text, [&batch](const int32_t* ids, int64_t count) {
+            batch.ids.insert(batch.ids.end(), ids, ids + count);
+            return absl::OkStatus();
+          });
+      batch.status = bytes.status();
+      if (!bytes.ok()) return;
+      batch.ids.push_back(separator);
+      batch.ends.push_back(batch.ids.size());
+      batch.encoded_bytes.push_back(*bytes);
     }
+    batch.dropped_nul_bytes = (*tokenizer)->dropped_nul_bytes() - dropped;
+    if (options_.validation_fraction > 0) HashAll(batch);
+  }
+
+  absl::Status WriteBatch(const Batch& batch) {
+    size_t begin = 0;
+    for (size_t i = 0; i < batch.texts.size(); ++i) {
+      bool held_out = false;
+      if (options_.validation_fraction > 0) {
+        NIBBLE_ASSIGN_OR_RETURN(held_out, IsHeldOut(batch.hashes[i], progress_.documents));
+      }
+      Side& side = held_out ? validation_ : train_;
+      const auto tokens = static_cast<int64_t>(batch.ends[i] - begin);
+      NIBBLE_RETURN_IF_ERROR(side.writer->Append(batch.ids.data() + begin, tokens));
+      begin = batch.ends[i];
+      side.manifest.tokens += tokens;
+      side.manifest.bytes += batch.encoded_bytes[i];
+      ++side.manifest.documents;
+      progress_.tokens += tokens;
+      ++progress_.documents;
+    }
+    dropped_nul_bytes_ += batch.dropped_nul_bytes;
+    unsaved_bytes_ += batch.bytes;
+    return unsaved_bytes_ < options_.save_bytes ? absl::OkStatus() : SaveState();
+  }
+
+  absl::Status SaveState() {
+    PreparationState state;
+    state.documents = progress_.documents;
+    state.dropped_nul_bytes = dropped_nul_bytes_;
+    for (const auto& [side, saved] :
+         {std::pair{&train_, &state.train}, std::pair{&validation_, &state.validation}}) {
+      saved->documents = side->manifest.documents;
+      saved->bytes = side->manifest.bytes;
+      saved->tokens = side->manifest.tokens;
+      NIBBLE_ASSIGN_OR_RETURN(saved->shards, side->writer->Sync());
+    }
+    unsaved_bytes_ = 0;
+    return partial_->Save(state);
+  }
+
+  absl::Status OpenSide(const char* split, const SideState& state, Side* side) {
+    side->writer =
+        std::make_unique<ShardWriter>(ShardWriter::Options{.directory = partial_->directory(),
+                                                           .split = split,
+                                                           .vocab_size = tokenizer_->vocab_size(),
+                                                           .shard_tokens = options_.shard_tokens});
+    side->manifest.documents = state.documents;
+    side->manifest.bytes = state.bytes;
+    side->manifest.tokens = state.tokens;
+    progress_.tokens += state.tokens;
+    return side->writer->Resume(state.shards);
+  }
+
+  absl::Status WriteShards() {
+    const PreparationState& state = partial_->state();
+    NIBBLE_RETURN_IF_ERROR(OpenSide("train", state.train, &train_));
+    NIBBLE_RETURN_IF_ERROR(OpenSide("validation", state.validation, &validation_));
+    dropped_nul_bytes_ = state.dropped_nul_bytes;
+    progress_.documents = state.documents;
+    std::vector<std::unique_ptr<Tokenizer>> tokenizers(Threads());
+    NIBBLE_RETURN_IF_ERROR(ForEachBatch(
+        state.documents, [&](int thread, Batch& batch) { EncodeAll(&tokenizers[thread], batch); },
+        [this](Batch& batch) { return WriteBatch(batch); }));
+    if (two_passes_ && progress_.documents != plan_.documents()) return InputChanged();
     if (train_.manifest.documents == 0) {
       return absl::InvalidArgumentError("inputs: no document to train on");
     }
@@ -229,23 +351,12 @@ class Preparation {
                                       .separator = tokenizer_->separator(),
                                       .train = train_.manifest,
                                       .validation = validation_.manifest};
+    const std::string& directory = partial_->directory();
+    for (const char* name : {kTokenizerDirectory, kDatasetFileName}) {
+      NIBBLE_RETURN_IF_ERROR(RemoveTree(JoinPath(directory, name)));  // of an earlier process
+    }
     NIBBLE_RETURN_IF_ERROR(KeepTokenizer(options_, directory));
     return WriteFileDurably(JoinPath(directory, kDatasetFileName), ManifestToJson(manifest));
-  }
-
-  absl::Status WriteDocument(const std::string& text, Side* side) {
-    const auto append = [&](const int32_t* ids, int64_t count) {
-      side->manifest.tokens += count;
-      progress_.tokens += count;
-      return side->writer->Append(ids, count);
-    };
-    NIBBLE_ASSIGN_OR_RETURN(const int64_t bytes, tokenizer_->Encode(text, append));
-    const int32_t separator = tokenizer_->separator();
-    NIBBLE_RETURN_IF_ERROR(append(&separator, 1));
-    side->manifest.bytes += bytes;
-    ++side->manifest.documents;
-    ++progress_.documents;
-    return absl::OkStatus();
   }
 
   static absl::Status FinishSide(Side* side, SplitSummary* summary) {
@@ -260,12 +371,16 @@ class Preparation {
   const PrepareOptions& options_;
   const PrepareCallback& callback_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<PartialDataset> partial_;
   bool two_passes_ = false;
+  int64_t input_bytes_ = 0;
   LastSplitPlan plan_;
   Side train_;
   Side validation_;
   PrepareProgress progress_;
   int64_t reported_bytes_ = 0;
+  int64_t unsaved_bytes_ = 0;  // of text, since the state was saved
+  int64_t dropped_nul_bytes_ = 0;
   PrepareResult result_;
 };
 

@@ -52,6 +52,12 @@ struct PrepareOptions {
   bool overwrite = false;
   // Tokens of one shard file at most.
   int64_t shard_tokens = int64_t{1} << 26;
+  // That tokenise; 0: as many as there are processors. The dataset does not depend on it.
+  int threads = 0;
+  // Do not go on from what an interrupted preparation left.
+  bool restart = false;
+  // Text between two states from which another process can go on.
+  int64_t save_bytes = int64_t{64} << 20;
 };
 
 struct PrepareProgress {
@@ -74,20 +80,25 @@ struct PrepareResult {
   SplitSummary validation;  // all 0 where there is none
   int32_t vocab_size = 0;
   int64_t dropped_nul_bytes = 0;
-  int64_t empty_documents = 0;  // skipped
+  int64_t empty_documents = 0;    // skipped
+  int64_t resumed_documents = 0;  // that an interrupted preparation had done
 };
 
 // Called every few hundred KiB of input and at the end, from the calling thread. An error status
-// stops the work, which then leaves nothing behind.
+// stops the work, which then leaves nothing behind. (A process that is killed leaves
+// <output_directory>.partial, from which the next one goes on.)
 using PrepareCallback = std::function<absl::Status(const PrepareProgress&)>;
 
-// Reads the inputs in a stream (memory: one document, and some 32 bytes a document for kLast),
-// writes into a temporary directory beside the output, fsyncs, renames. `progress` may be empty.
+// Reads the inputs in a stream (memory: 32 MiB of text or one document, five times that in all, a
+// tokenizer a thread, and some 40 bytes a document for kLast), writes into a directory beside the
+// output, fsyncs, renames. After an interruption the same call goes on, and the dataset is the same
+// to the byte. `progress` may be empty.
 // INVALID_ARGUMENT: options, tokenizer files, or a malformed line (with file and line), or a split
 // that leaves no training document. NOT_FOUND: an input. ALREADY_EXISTS: the output. DATA_LOSS: a
 // damaged or truncated compressed input. RESOURCE_EXHAUSTED: a document over
 // kMaxDocumentTextBytes, more than 8 million documents with kLast, or the disk is full. ABORTED: an
-// input changed between the passes.
+// input changed between the passes. FAILED_PRECONDITION: another process prepares the same output,
+// or an interrupted one was of other inputs or options.
 absl::StatusOr<PrepareResult> PrepareDataset(const PrepareOptions& options,
                                              const PrepareCallback& progress);
 

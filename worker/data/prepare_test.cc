@@ -4,9 +4,12 @@
 #include "worker/data/prepare.h"
 
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
+#include <map>
 #include <random>
 #include <set>
 #include <string>
@@ -359,6 +362,118 @@ TEST_F(PrepareTest, AChangedInputIsNoticed) {
     return absl::OkStatus();
   };
   EXPECT_THAT(PrepareDataset(options_, change), StatusIs(absl::StatusCode::kAborted));
+}
+
+// Documents of many lengths, among them empty ones and copies, whose order shows.
+std::string ManyDocuments(int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    absl::StrAppend(&text, std::string((i * 37) % 900, static_cast<char>('a' + i % 26)),
+                    i % 11 == 0 ? "" : absl::StrCat(" document ", i % 500, " "), "\n\n");
+  }
+  return text;
+}
+
+class ResumeTest : public PrepareTest {
+ protected:
+  ResumeTest() {
+    options_.document_separator = "\n\n";
+    options_.validation_fraction = 0.1;
+    options_.shard_tokens = 40'000;
+    options_.save_bytes = 300'000;
+  }
+  // Every file of the dataset, by name.
+  std::map<std::string, std::string> Files() const {
+    std::map<std::string, std::string> files;
+    for (const std::string& name : *ListDirectory(options_.output_directory)) {
+      files[name] = *ReadFile(JoinPath(options_.output_directory, name), 1 << 28);
+    }
+    return files;
+  }
+  // A process that dies, without a word, once it has tokenised `documents`.
+  void PrepareAndDie(int64_t documents) const {
+    const pid_t child = fork();
+    if (child == 0) {
+      const auto die = [&](const PrepareProgress& progress) {
+        if (progress.documents >= documents) _exit(42);
+        return absl::OkStatus();
+      };
+      PrepareDataset(options_, die).IgnoreError();
+      _exit(1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(WEXITSTATUS(status), 42) << "it ended before it could die";
+  }
+};
+
+TEST_F(ResumeTest, TheDatasetDoesNotDependOnThreads) {
+  Input("a.txt", ManyDocuments(5000));
+  Input("b.txt", ManyDocuments(1000));
+  for (const SplitMethod split : {SplitMethod::kLast, SplitMethod::kHash}) {
+    options_.split = split;
+    std::map<std::string, std::string> one;
+    for (const int threads : {1, 2, 5}) {
+      options_.threads = threads;
+      options_.overwrite = true;
+      ASSERT_THAT(Prepare(), IsOk());
+      if (threads == 1) one = Files();
+      EXPECT_EQ(Files(), one) << threads;
+    }
+    EXPECT_GT(one.size(), 20u) << "so few shards show little";
+  }
+}
+
+TEST_F(ResumeTest, WhatWasKilledGoesOnToTheSameBytes) {
+  Input("a.txt", ManyDocuments(8000));
+  for (const SplitMethod split : {SplitMethod::kLast, SplitMethod::kHash}) {
+    options_.split = split;
+    ASSERT_THAT(Prepare(), IsOk());
+    const auto want = Files();
+    ASSERT_THAT(RemoveTree(options_.output_directory), IsOk());
+    PrepareAndDie(1500);
+    PrepareAndDie(4000);
+    EXPECT_FALSE(FileExists(options_.output_directory));
+    options_.threads = 3;
+    ASSERT_OK_AND_ASSIGN(const PrepareResult result, Prepare());
+    EXPECT_GT(result.resumed_documents, 1500);
+    EXPECT_LT(result.resumed_documents, 8000);
+    EXPECT_EQ(Files(), want);
+    EXPECT_FALSE(FileExists(options_.output_directory + ".partial"));
+    ASSERT_THAT(RemoveTree(options_.output_directory), IsOk());
+  }
+}
+
+TEST_F(ResumeTest, OtherInputsOrOptionsDoNotGoOn) {
+  Input("a.txt", ManyDocuments(6000));
+  PrepareAndDie(2500);
+  const std::string partial = options_.output_directory + ".partial";
+  options_.json_field = "other";
+  EXPECT_THAT(Prepare(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("options")));
+  options_.json_field = "text";
+  ASSERT_THAT(ReplaceFileDurably(Path("a.txt"), ManyDocuments(6001)), IsOk());
+  EXPECT_THAT(Prepare(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                  HasSubstr("a.txt has changed since: ")));
+  EXPECT_TRUE(FileExists(partial)) << "a refusal destroys nothing";
+  options_.restart = true;
+  ASSERT_OK_AND_ASSIGN(const PrepareResult result, Prepare());
+  EXPECT_EQ(result.resumed_documents, 0);
+  EXPECT_FALSE(FileExists(partial));
+}
+
+TEST_F(ResumeTest, OneProcessAtATime) {
+  Input("a.txt", ManyDocuments(3000));
+  bool tried = false;
+  const auto second = [&](const PrepareProgress& progress) {
+    if (!tried && progress.bytes_done > 0) {
+      tried = true;
+      EXPECT_THAT(Prepare(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                      HasSubstr("prepared by another process")));
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_THAT(PrepareDataset(options_, second), IsOk());
+  EXPECT_TRUE(tried);
 }
 
 }  // namespace

@@ -22,6 +22,12 @@ constexpr char kPattern[] = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^" NIBB
                             "\\p{L}\\p{N}]+|[" NIBBLE_WHITE_SPACE "]+(?![^" NIBBLE_WHITE_SPACE
                             "])|[" NIBBLE_WHITE_SPACE "]+";
 
+// Of Llama 3, as its tokenizer.json has it, with white space written out likewise.
+constexpr char kLlama3Pattern[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+    "?[^" NIBBLE_WHITE_SPACE "\\p{L}\\p{N}]+[\\r\\n]*|[" NIBBLE_WHITE_SPACE
+    "]*[\\r\\n]+|[" NIBBLE_WHITE_SPACE "]+(?![^" NIBBLE_WHITE_SPACE "])|[" NIBBLE_WHITE_SPACE "]+";
+
 enum Class : uint8_t { kLetter, kNumber, kOther, kSpace, kNotAscii };
 
 constexpr std::array<uint8_t, 256> MakeClasses() {
@@ -91,15 +97,17 @@ struct Pretokenizer::Pattern {
   }
 };
 
-Pretokenizer::Pretokenizer(std::unique_ptr<Pattern> pattern) : pattern_(std::move(pattern)) {}
+Pretokenizer::Pretokenizer(PretokenizerKind kind, std::unique_ptr<Pattern> pattern)
+    : kind_(kind), pattern_(std::move(pattern)) {}
 Pretokenizer::~Pretokenizer() = default;
 
-absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make() {
+absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(PretokenizerKind kind) {
   auto pattern = std::make_unique<Pattern>();
   int error = 0;
   PCRE2_SIZE offset = 0;
+  const char* text = kind == PretokenizerKind::kGpt2 ? kPattern : kLlama3Pattern;
   pattern->code =
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(kPattern), PCRE2_ZERO_TERMINATED,
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text), PCRE2_ZERO_TERMINATED,
                     PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error, &offset, /*context=*/nullptr);
   if (pattern->code == nullptr) {
     return absl::InternalError(absl::StrCat("PCRE2 error ", error, " at ", offset));
@@ -107,10 +115,11 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make() {
   pattern->jit = pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE) == 0;
   pattern->match = pcre2_match_data_create(1, nullptr);
   if (pattern->match == nullptr) return absl::InternalError("PCRE2 is out of memory");
-  return std::unique_ptr<Pretokenizer>(new Pretokenizer(std::move(pattern)));
+  return std::unique_ptr<Pretokenizer>(new Pretokenizer(kind, std::move(pattern)));
 }
 
 size_t Pretokenizer::EndOfPiece(absl::string_view text, size_t begin) const {
+  if (kind_ != PretokenizerKind::kGpt2) return MatchPattern(text, begin);
   const size_t ascii_end = EndOfAsciiPiece(text, begin);
   return ascii_end > 0 ? ascii_end : MatchPattern(text, begin);
 }

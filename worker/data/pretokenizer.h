@@ -1,5 +1,4 @@
-// GPT-2's pre-tokenizer: text into the pieces within which byte pairs are merged. Internal to
-// worker/data.
+// Pre-tokenizers: text into the pieces within which byte pairs are merged. Internal to worker/data.
 #ifndef WORKER_DATA_PRETOKENIZER_H_
 #define WORKER_DATA_PRETOKENIZER_H_
 
@@ -11,11 +10,14 @@
 
 namespace nibble::data {
 
+enum class PretokenizerKind { kGpt2, kLlama3 };
+
 // Not thread-safe.
 class Pretokenizer {
  public:
   // INTERNAL where PCRE2 cannot compile the pattern.
-  static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make();
+  static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make(
+      PretokenizerKind kind = PretokenizerKind::kGpt2);
   ~Pretokenizer();
 
   // End of the piece that starts at `begin`; more than `begin`.
@@ -24,9 +26,10 @@ class Pretokenizer {
 
  private:
   struct Pattern;
-  explicit Pretokenizer(std::unique_ptr<Pattern> pattern);
+  Pretokenizer(PretokenizerKind kind, std::unique_ptr<Pattern> pattern);
   size_t MatchPattern(absl::string_view text, size_t begin) const;
 
+  const PretokenizerKind kind_;
   std::unique_ptr<Pattern> pattern_;
 };
 

@@ -1,13 +1,24 @@
 #include "worker/data/split_plan.h"
 
+#include <cstring>
 #include <string>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
+#include "base/status_macros.h"
 #include "kernels/nvfp4/philox.h"
 
 namespace nibble::data {
+namespace {
+
+// A document of a serialised plan.
+struct Added {
+  uint64_t hash;
+  int64_t bytes;
+};
+
+}  // namespace
 
 uint64_t DocumentHash(absl::string_view text) {
   uint64_t hash = 0;
@@ -30,6 +41,28 @@ absl::Status LastSplitPlan::Add(uint64_t document_hash, int64_t bytes) {
   }
   documents_.push_back({document_hash, bytes, static_cast<uint32_t>(documents_.size())});
   return absl::OkStatus();
+}
+
+std::string LastSplitPlan::Serialize() const {
+  std::string bytes(documents_.size() * sizeof(Added), '\0');
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    const Added added{documents_[i].hash, documents_[i].bytes};
+    std::memcpy(bytes.data() + i * sizeof(Added), &added, sizeof(Added));
+  }
+  return bytes;
+}
+
+absl::StatusOr<LastSplitPlan> LastSplitPlan::Parse(absl::string_view bytes) {
+  if (bytes.size() % sizeof(Added) != 0) {
+    return absl::DataLossError("the plan of the split is damaged");
+  }
+  LastSplitPlan plan;
+  for (size_t at = 0; at < bytes.size(); at += sizeof(Added)) {
+    Added added;
+    std::memcpy(&added, bytes.data() + at, sizeof(Added));
+    NIBBLE_RETURN_IF_ERROR(plan.Add(added.hash, added.bytes));
+  }
+  return plan;
 }
 
 // Sums copies onto the first one, by an open-addressed table of indices.

@@ -3,9 +3,11 @@
 #define WORKER_DATA_SPLIT_PLAN_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace nibble::data {
@@ -26,6 +28,11 @@ class LastSplitPlan {
 
   // RESOURCE_EXHAUSTED over kMaxDocuments.
   absl::Status Add(uint64_t document_hash, int64_t bytes);
+
+  // What was added, for another process. REQUIRES: before Decide.
+  std::string Serialize() const;
+  // DATA_LOSS: not what Serialize gives.
+  static absl::StatusOr<LastSplitPlan> Parse(absl::string_view bytes);
 
   // Holds out as few documents from the end as have at least `fraction` of the bytes.
   // INVALID_ARGUMENT where that leaves none to train on.

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
@@ -21,7 +22,9 @@ namespace nibble::data {
 namespace {
 
 constexpr size_t kMaxFiles = 1 << 16;
-constexpr size_t kLlmcHeaderBytes = 1024;
+// 64 sources, two splits each, are 512 descriptors.
+constexpr size_t kMaxFilesHeld = 4;
+constexpr int64_t kLlmcHeaderBytes = 1024;
 constexpr absl::string_view kMegatronMagic("MMIDIDX\0\0", 9);
 constexpr size_t kMegatronHeaderBytes = 34;
 
@@ -110,19 +113,26 @@ class TokenStreamBuilder {
   }
 
  private:
-  // Takes over a mapped file; the contents stay where they are.
-  absl::string_view Keep(MappedFile file) {
-    stream_.files_.push_back(std::move(file));
-    return stream_.files_.back().contents();
-  }
+  // Descriptors are scarce: of a source with many files only the first few hold theirs.
+  bool MayKeepOpen() const { return stream_.files_.size() < kMaxFilesHeld; }
 
-  void AddRun(const char* data, int64_t tokens) {
+  absl::Status Open(const std::string& path) {
+    NIBBLE_ASSIGN_OR_RETURN(TokenFile file, TokenFile::Open(path, MayKeepOpen()));
+    stream_.files_.push_back(std::move(file));
+    return absl::OkStatus();
+  }
+  const TokenFile& newest() const { return stream_.files_.back(); }
+
+  // Of the newest file.
+  void AddRun(int64_t offset, int64_t tokens) {
     if (tokens == 0) return;
+    const size_t file = stream_.files_.size() - 1;
     TokenRun* last = stream_.runs_.empty() ? nullptr : &stream_.runs_.back();
-    if (last != nullptr && last->data + last->tokens * BytesOf(stream_.type_) == data) {
+    if (last != nullptr && last->file == file &&
+        last->offset + last->tokens * BytesOf(stream_.type_) == offset) {
       last->tokens += tokens;
     } else {
-      stream_.runs_.push_back({data, stream_.tokens_, tokens});
+      stream_.runs_.push_back({file, offset, stream_.tokens_, tokens});
     }
     stream_.tokens_ += tokens;
   }
@@ -142,8 +152,10 @@ class TokenStreamBuilder {
     stream_.separator_ = manifest.separator;
     stream_.bytes_per_token_ = static_cast<double>(split.bytes) / static_cast<double>(split.tokens);
     for (const ShardFile& shard : split.files) {
-      NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapVerifiedShard(directory, shard, manifest));
-      AddRun(Keep(std::move(file)).data() + sizeof(ShardHeader), shard.tokens);
+      NIBBLE_ASSIGN_OR_RETURN(TokenFile file,
+                              OpenVerifiedShard(directory, shard, manifest, MayKeepOpen()));
+      stream_.files_.push_back(std::move(file));
+      AddRun(sizeof(ShardHeader), shard.tokens);
     }
     return absl::OkStatus();
   }
@@ -175,9 +187,10 @@ class TokenStreamBuilder {
 
   static absl::StatusOr<TokenFormat> Detect(const std::string& path) {
     if (FileExists(MegatronPrefix(path) + ".idx")) return TokenFormat::kMegatron;
-    NIBBLE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-    if (file.contents().size() >= 4) {
-      const auto magic = Load<int32_t>(file.contents(), 0);
+    NIBBLE_ASSIGN_OR_RETURN(const TokenFile file, TokenFile::Open(path, /*keep_open=*/true));
+    if (file.size() >= 4) {
+      int32_t magic = 0;
+      NIBBLE_RETURN_IF_ERROR(file.ReadAt(0, sizeof(magic), reinterpret_cast<char*>(&magic)));
       if (magic == 20240520 || magic == 20240801) return TokenFormat::kLlmc;
     }
     return absl::InvalidArgumentError(
@@ -195,12 +208,13 @@ class TokenStreamBuilder {
   }
 
   absl::Status AddLlmc(const std::string& path, bool first) {
-    NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-    const absl::string_view contents = Keep(std::move(file));
+    NIBBLE_RETURN_IF_ERROR(Open(path));
     const auto malformed = [&](absl::string_view what) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
     };
-    if (contents.size() < kLlmcHeaderBytes) return malformed("is shorter than llm.c's header");
+    if (newest().size() < kLlmcHeaderBytes) return malformed("is shorter than llm.c's header");
+    std::string contents(kLlmcHeaderBytes, '\0');
+    NIBBLE_RETURN_IF_ERROR(newest().ReadAt(0, kLlmcHeaderBytes, contents.data()));
     const auto magic = Load<int32_t>(contents, 0);
     const auto version = Load<int32_t>(contents, 4);
     const auto tokens = Load<int32_t>(contents, 8);
@@ -210,25 +224,24 @@ class TokenStreamBuilder {
                                     "; allowed: 20240520 and 1, 20240801 and 7"));
     }
     NIBBLE_RETURN_IF_ERROR(SetType(path, narrow ? TokenType::kU16 : TokenType::kU32, first));
-    const int64_t expected =
-        static_cast<int64_t>(kLlmcHeaderBytes) + tokens * BytesOf(stream_.type_);
-    if (tokens < 0 || expected != static_cast<int64_t>(contents.size())) {
-      return absl::DataLossError(absl::StrCat(path, ": has ", contents.size(),
+    const int64_t expected = kLlmcHeaderBytes + tokens * BytesOf(stream_.type_);
+    if (tokens < 0 || expected != newest().size()) {
+      return absl::DataLossError(absl::StrCat(path, ": has ", newest().size(),
                                               " bytes; its header says ", tokens, " tokens"));
     }
-    AddRun(contents.data() + kLlmcHeaderBytes, tokens);
+    AddRun(kLlmcHeaderBytes, tokens);
     return absl::OkStatus();
   }
 
   absl::Status AddRaw(const std::string& path, TokenType type) {
-    NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-    const absl::string_view contents = Keep(std::move(file));
+    NIBBLE_RETURN_IF_ERROR(Open(path));
     stream_.type_ = type;
-    if (contents.size() % static_cast<size_t>(BytesOf(type)) != 0) {
+    const int64_t bytes = newest().size();
+    if (bytes % BytesOf(type) != 0) {
       return absl::DataLossError(
-          absl::StrCat(path, ": has ", contents.size(), " bytes, no multiple of ", BytesOf(type)));
+          absl::StrCat(path, ": has ", bytes, " bytes, no multiple of ", BytesOf(type)));
     }
-    AddRun(contents.data(), static_cast<int64_t>(contents.size()) / BytesOf(type));
+    AddRun(0, bytes / BytesOf(type));
     return absl::OkStatus();
   }
 
@@ -296,15 +309,16 @@ class TokenStreamBuilder {
   absl::Status AddMegatron(const std::string& prefix, bool first) {
     const std::string index_path = prefix + ".idx";
     const std::string bin_path = prefix + ".bin";
-    NIBBLE_ASSIGN_OR_RETURN(MappedFile index_file, MappedFile::Open(index_path));
-    NIBBLE_ASSIGN_OR_RETURN(MappedFile bin_file, MappedFile::Open(bin_path));
+    // Only read here, and too large to be copied.
+    NIBBLE_ASSIGN_OR_RETURN(const MappedFile index_file, MappedFile::Open(index_path));
+    NIBBLE_RETURN_IF_ERROR(Open(index_path));
+    NIBBLE_RETURN_IF_ERROR(Open(bin_path));
     NIBBLE_ASSIGN_OR_RETURN(const MegatronIndex index,
-                            ParseIndex(index_path, Keep(std::move(index_file))));
-    const absl::string_view tokens = Keep(std::move(bin_file));
+                            ParseIndex(index_path, index_file.contents()));
     NIBBLE_ASSIGN_OR_RETURN(const TokenType type,
                             MegatronType(index_path, Load<uint8_t>(index.bytes, 17)));
     NIBBLE_RETURN_IF_ERROR(SetType(index_path, type, first));
-    const auto bin_bytes = static_cast<int64_t>(tokens.size());
+    const int64_t bin_bytes = newest().size();
     int64_t next_document = 0;  // entry of the list
     for (size_t i = 0; i < index.sequences; ++i) {
       NIBBLE_RETURN_IF_ERROR(StartDocuments(index_path, index, i, &next_document));
@@ -316,7 +330,7 @@ class TokenStreamBuilder {
                                                 " tokens at byte ", offset, "; ", bin_path, " has ",
                                                 bin_bytes, " bytes"));
       }
-      AddRun(tokens.data() + offset, length);
+      AddRun(offset, length);
     }
     return StartDocuments(index_path, index, index.sequences, &next_document);
   }
@@ -346,7 +360,7 @@ class TokenStreamBuilder {
         split_ == Split::kTrain ? source_.sha256 : source_.validation_sha256;
     if (expected.empty()) return absl::OkStatus();
     Sha256 sha;
-    for (const MappedFile& file : stream_.files_) sha.Update(file.contents());
+    for (const TokenFile& file : stream_.files_) NIBBLE_RETURN_IF_ERROR(file.AddTo(&sha));
     const std::string digest = sha.HexDigest();
     if (digest == expected) return absl::OkStatus();
     return absl::DataLossError(
@@ -360,9 +374,10 @@ class TokenStreamBuilder {
     for (int64_t first = 0; first < stream_.tokens_; first += kChunk) {
       const absl::Status status =
           stream_.Read(first, std::min(kChunk, stream_.tokens_ - first), chunk.data());
-      if (!status.ok()) {
+      if (absl::IsOutOfRange(status)) {
         return absl::InvalidArgumentError(absl::StrCat(path, ": ", status.message()));
       }
+      NIBBLE_RETURN_IF_ERROR(status);
     }
     return absl::OkStatus();
   }

@@ -54,7 +54,7 @@ ShardWriter::~ShardWriter() {
 
 absl::Status ShardWriter::Append(const int32_t* ids, int64_t count) {
   while (count > 0) {
-    if (fd_ < 0) NIBBLE_RETURN_IF_ERROR(OpenFile());
+    if (fd_ < 0) NIBBLE_RETURN_IF_ERROR(OpenFile(O_CREAT | O_EXCL));
     const int64_t n = std::min(count, options_.shard_tokens - file_tokens_);
     const size_t before = buffer_.size();
     buffer_.resize(before + static_cast<size_t>(n * token_bytes_));
@@ -76,12 +76,51 @@ absl::StatusOr<std::vector<ShardFile>> ShardWriter::Finish() {
   return files_;
 }
 
-absl::Status ShardWriter::OpenFile() {
-  const std::string name = absl::StrFormat("%s-%05d.bin", options_.split, files_.size());
-  path_ = JoinPath(options_.directory, name);
-  fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+std::string ShardWriter::PathOf(size_t index) const {
+  return JoinPath(options_.directory, absl::StrFormat("%s-%05d.bin", options_.split, index));
+}
+
+absl::Status ShardWriter::Resume(const ShardWriterState& state) {
+  files_ = state.files;
+  const size_t known = files_.size() + (state.open_tokens > 0 ? 1 : 0);
+  for (size_t i = known; FileExists(PathOf(i)); ++i) NIBBLE_RETURN_IF_ERROR(RemoveTree(PathOf(i)));
+  for (size_t i = 0; i < known; ++i) {
+    if (FileExists(PathOf(i))) continue;
+    return absl::DataLossError(
+        absl::StrCat(PathOf(i), ": an earlier process wrote it; it is gone"));
+  }
+  if (state.open_tokens == 0) return absl::OkStatus();
+  NIBBLE_RETURN_IF_ERROR(OpenFile(0));
+  const int64_t bytes =
+      static_cast<int64_t>(sizeof(ShardHeader)) + state.open_tokens * token_bytes_;
+  const off_t end = lseek(fd_, 0, SEEK_END);
+  if (end < 0) return ErrnoStatus(errno, "seek", path_);
+  if (end < bytes) {
+    return absl::DataLossError(
+        absl::StrCat(path_, ": has ", end, " bytes; an earlier process wrote ", bytes));
+  }
+  if (ftruncate(fd_, bytes) != 0) return ErrnoStatus(errno, "truncate", path_);
+  buffer_.clear();
+  file_tokens_ = state.open_tokens;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ShardWriterState> ShardWriter::Sync() {
+  ShardWriterState state;
+  state.files = files_;
+  if (fd_ < 0) return state;
+  state.files.pop_back();
+  state.open_tokens = file_tokens_;
+  NIBBLE_RETURN_IF_ERROR(FlushBuffer());
+  if (fdatasync(fd_) != 0) return ErrnoStatus(errno, "fdatasync", path_);
+  return state;
+}
+
+absl::Status ShardWriter::OpenFile(int flags) {
+  path_ = PathOf(files_.size());
+  fd_ = open(path_.c_str(), O_WRONLY | flags | O_CLOEXEC, 0644);
   if (fd_ < 0) return ErrnoStatus(errno, "create", path_);
-  files_.emplace_back().name = name;
+  files_.emplace_back().name = path_.substr(path_.rfind('/') + 1);
   file_tokens_ = 0;
   // The header's place: how many tokens follow is known at the end.
   buffer_.assign(sizeof(ShardHeader), '\0');
@@ -110,27 +149,30 @@ absl::Status ShardWriter::CloseFile() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<MappedFile> MapVerifiedShard(const std::string& directory, const ShardFile& shard,
-                                            const DatasetManifest& manifest) {
+absl::StatusOr<TokenFile> OpenVerifiedShard(const std::string& directory, const ShardFile& shard,
+                                            const DatasetManifest& manifest, bool keep_open) {
   const std::string path = JoinPath(directory, shard.name);
   const auto damaged = [&](absl::string_view what) {
     return absl::DataLossError(absl::StrCat(path, ": ", what));
   };
-  auto file = MappedFile::Open(path);
+  absl::StatusOr<TokenFile> file = TokenFile::Open(path, keep_open);
   if (absl::IsNotFound(file.status())) return damaged("the shard is missing");
   NIBBLE_RETURN_IF_ERROR(file.status());
-  const absl::string_view contents = file->contents();
   const auto header_bytes = static_cast<int64_t>(sizeof(ShardHeader));
-  if (static_cast<int64_t>(contents.size()) != header_bytes + shard.tokens * manifest.token_bytes) {
-    return damaged(absl::StrCat("has ", contents.size(), " bytes; dataset.json says ",
+  if (file->size() != header_bytes + shard.tokens * manifest.token_bytes) {
+    return damaged(absl::StrCat("has ", file->size(), " bytes; dataset.json says ",
                                 header_bytes + shard.tokens * manifest.token_bytes));
   }
   const ShardHeader expected =
       MakeShardHeader(manifest.token_bytes, shard.tokens, manifest.vocab_size);
-  if (std::memcmp(contents.data(), &expected, sizeof(expected)) != 0) {
+  ShardHeader header;
+  NIBBLE_RETURN_IF_ERROR(file->ReadAt(0, header_bytes, reinterpret_cast<char*>(&header)));
+  if (std::memcmp(&header, &expected, sizeof(expected)) != 0) {
     return damaged("the header is not what dataset.json says");
   }
-  if (Sha256Hex(contents) != shard.sha256) {
+  Sha256 sha;
+  NIBBLE_RETURN_IF_ERROR(file->AddTo(&sha));
+  if (sha.HexDigest() != shard.sha256) {
     return damaged("the SHA-256 is not what dataset.json says");
   }
   return file;

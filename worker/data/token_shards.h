@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "base/files.h"
+#include "worker/data/token_file.h"
 
 namespace nibble::data {
 
@@ -67,9 +67,15 @@ absl::StatusOr<DatasetManifest> ParseManifest(absl::string_view json);
 // NOT_FOUND: no dataset.json; INVALID_ARGUMENT as above, RESOURCE_EXHAUSTED over 1 MiB.
 absl::StatusOr<DatasetManifest> ReadManifest(const std::string& directory);
 
-// Maps a shard whose size, header and digest are what the manifest says. DATA_LOSS otherwise.
-absl::StatusOr<MappedFile> MapVerifiedShard(const std::string& directory, const ShardFile& shard,
-                                            const DatasetManifest& manifest);
+// Opens a shard whose size, header and digest are what the manifest says. DATA_LOSS otherwise.
+absl::StatusOr<TokenFile> OpenVerifiedShard(const std::string& directory, const ShardFile& shard,
+                                            const DatasetManifest& manifest, bool keep_open);
+
+// How far a ShardWriter got.
+struct ShardWriterState {
+  std::vector<ShardFile> files;  // that are finished
+  int64_t open_tokens = 0;       // of the next one
+};
 
 // Writes the shards of one split. Errors of the file system.
 class ShardWriter {
@@ -81,17 +87,23 @@ class ShardWriter {
     int64_t shard_tokens = 0;  // of one file at most
   };
   explicit ShardWriter(const Options& options);
+  // Goes on from such a state, cutting off what was written after it. Call first. DATA_LOSS: the
+  // files are not as long as the state says.
+  absl::Status Resume(const ShardWriterState& state);
   ~ShardWriter();
   ShardWriter(const ShardWriter&) = delete;
   ShardWriter& operator=(const ShardWriter&) = delete;
 
   // REQUIRES: 0 <= ids[i] < vocab_size.
   absl::Status Append(const int32_t* ids, int64_t count);
+  // What was appended so far, durably.
+  absl::StatusOr<ShardWriterState> Sync();
   // Closes and fsyncs the last file. Call once, last. Files are in stream order.
   absl::StatusOr<std::vector<ShardFile>> Finish();
 
  private:
-  absl::Status OpenFile();
+  std::string PathOf(size_t index) const;
+  absl::Status OpenFile(int flags);
   absl::Status CloseFile();
   absl::Status FlushBuffer();
 

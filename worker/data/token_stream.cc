@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 
 namespace nibble::data {
 namespace {
@@ -20,6 +21,26 @@ bool Widen(const char* tokens, int64_t count, int64_t limit, int32_t* out) {
     out[i] = static_cast<int32_t>(token);
   }
   return largest < static_cast<uint64_t>(limit);
+}
+
+bool WidenAs(TokenType type, const char* tokens, int64_t count, int64_t limit, int32_t* out) {
+  switch (type) {
+    case TokenType::kU8:
+      return Widen<uint8_t>(tokens, count, limit, out);
+    case TokenType::kI8:
+      return Widen<int8_t>(tokens, count, limit, out);
+    case TokenType::kU16:
+      return Widen<uint16_t>(tokens, count, limit, out);
+    case TokenType::kI16:
+      return Widen<int16_t>(tokens, count, limit, out);
+    case TokenType::kU32:
+      return Widen<uint32_t>(tokens, count, limit, out);
+    case TokenType::kI32:
+      return Widen<int32_t>(tokens, count, limit, out);
+    case TokenType::kI64:
+      return Widen<int64_t>(tokens, count, limit, out);
+  }
+  return false;
 }
 
 }  // namespace
@@ -48,34 +69,14 @@ absl::Status TokenStream::Read(int64_t first, int64_t count, int32_t* out) const
                  runs_.begin(), runs_.end(), first,
                  [](int64_t token, const TokenRun& other) { return token < other.first_token; }) -
              1;
+  constexpr int64_t kChunk = 1 << 15;
+  char bytes[kChunk];
   while (count > 0) {
-    const int64_t offset = first - run->first_token;
-    const int64_t n = std::min(count, run->tokens - offset);
-    const char* tokens = run->data + offset * BytesOf(type_);
-    bool in_range = false;
-    switch (type_) {
-      case TokenType::kU8:
-        in_range = Widen<uint8_t>(tokens, n, limit_, out);
-        break;
-      case TokenType::kI8:
-        in_range = Widen<int8_t>(tokens, n, limit_, out);
-        break;
-      case TokenType::kU16:
-        in_range = Widen<uint16_t>(tokens, n, limit_, out);
-        break;
-      case TokenType::kI16:
-        in_range = Widen<int16_t>(tokens, n, limit_, out);
-        break;
-      case TokenType::kU32:
-        in_range = Widen<uint32_t>(tokens, n, limit_, out);
-        break;
-      case TokenType::kI32:
-        in_range = Widen<int32_t>(tokens, n, limit_, out);
-        break;
-      case TokenType::kI64:
-        in_range = Widen<int64_t>(tokens, n, limit_, out);
-        break;
-    }
+    const int64_t before = first - run->first_token;
+    const int64_t n = std::min({count, run->tokens - before, kChunk / BytesOf(type_)});
+    NIBBLE_RETURN_IF_ERROR(
+        files_[run->file].ReadAt(run->offset + before * BytesOf(type_), n * BytesOf(type_), bytes));
+    const bool in_range = WidenAs(type_, bytes, n, limit_, out);
     if (!in_range) {
       return absl::OutOfRangeError(absl::StrCat("a token among ", first, " to ", first + n - 1,
                                                 " is not below vocab_size ", limit_));
@@ -83,7 +84,7 @@ absl::Status TokenStream::Read(int64_t first, int64_t count, int32_t* out) const
     first += n;
     out += n;
     count -= n;
-    ++run;
+    if (before + n == run->tokens) ++run;
   }
   return absl::OkStatus();
 }

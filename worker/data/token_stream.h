@@ -1,4 +1,4 @@
-// The tokens of one split of one source, mapped into memory, whatever files they come from
+// The tokens of one split of one source, whatever files they come from
 // (docs/formats/token_shards.md). Internal to worker/data.
 #ifndef WORKER_DATA_TOKEN_STREAM_H_
 #define WORKER_DATA_TOKEN_STREAM_H_
@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "base/files.h"
 #include "worker/data/data_config.h"
+#include "worker/data/token_file.h"
 
 namespace nibble::data {
 
@@ -21,8 +21,9 @@ int64_t BytesOf(TokenType type);
 
 // Tokens that lie side by side.
 struct TokenRun {
-  const char* data = nullptr;  // need not be aligned
-  int64_t first_token = 0;     // position in the stream
+  size_t file = 0;          // of the stream's
+  int64_t offset = 0;       // byte
+  int64_t first_token = 0;  // position in the stream
   int64_t tokens = 0;
 };
 
@@ -49,7 +50,8 @@ class TokenStream {
   TokenType type() const { return type_; }
   int64_t files() const { return static_cast<int64_t>(files_.size()); }
 
-  // Tokens [first, first + count). OUT_OF_RANGE where one is not below the limit.
+  // Tokens [first, first + count). OUT_OF_RANGE where one is not below the limit; DATA_LOSS where a
+  // file has been cut or replaced since it was opened.
   // REQUIRES: 0 <= first, first + count <= tokens().
   absl::Status Read(int64_t first, int64_t count, int32_t* out) const;
 
@@ -64,7 +66,7 @@ class TokenStream {
   int32_t vocab_size_ = 0;
   double bytes_per_token_ = 0;
   int32_t separator_ = -1;
-  std::vector<MappedFile> files_;
+  std::vector<TokenFile> files_;
   std::vector<TokenRun> runs_;
   std::vector<int64_t> document_starts_;
 };

@@ -2,6 +2,7 @@
 #include "worker/data/token_stream.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
@@ -293,6 +294,30 @@ TEST_F(TokenStreamTest, WhatIsNoFileIsSaid) {
   ASSERT_EQ(mkfifo(Path("fifo.bin").c_str(), 0600), 0);
   EXPECT_THAT(Open(Source("fifo.bin")), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(Open(Source("*.idx")), StatusIs(absl::StatusCode::kNotFound));
+}
+
+// A mapping would end the process with SIGBUS.
+TEST_F(TokenStreamTest, AFileThatIsCutWhileItIsReadIsAnError) {
+  // More files than hold their descriptors.
+  for (int i = 0; i < 6; ++i) {
+    Write(absl::StrCat("x_train_", i, ".bin"),
+          Llmc(20240520, 1, 5000, Raw(std::vector<uint16_t>(5000, i))));
+  }
+  ASSERT_OK_AND_ASSIGN(const TokenStream stream, Open(Source("")));
+  ASSERT_EQ(stream.tokens(), 30'000);
+  ASSERT_EQ(truncate(Path("x_train_1.bin").c_str(), 1024 + 2 * 4000), 0);
+  ASSERT_EQ(truncate(Path("x_train_4.bin").c_str(), 100), 0);
+  Write("new", Llmc(20240520, 1, 5000, Raw(std::vector<uint16_t>(5000, 9))));
+  ASSERT_EQ(rename(Path("new").c_str(), Path("x_train_5.bin").c_str()), 0);
+  std::vector<int32_t> tokens(2000);
+  EXPECT_THAT(stream.Read(7000, 2000, tokens.data()), IsOk());
+  EXPECT_EQ(tokens, std::vector<int32_t>(2000, 1));
+  EXPECT_THAT(stream.Read(8999, 2, tokens.data()),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("x_train_1.bin: had 11024 bytes")));
+  EXPECT_THAT(stream.Read(20'000, 1, tokens.data()),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("it was cut while it was in use")));
+  EXPECT_THAT(stream.Read(25'000, 1, tokens.data()),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("x_train_5.bin: was replaced")));
 }
 
 }  // namespace

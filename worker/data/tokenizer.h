@@ -31,7 +31,7 @@ class Tokenizer {
   // the text back. OUT_OF_RANGE where an id is not below vocab_size().
   virtual absl::Status Decode(const std::vector<int32_t>& ids, std::string* text) const = 0;
 
-  // "bytes", "gpt2", "tiktoken", "sentencepiece" or "llama2c".
+  // "bytes", "gpt2", "tiktoken", "sentencepiece", "llama2c" or "huggingface".
   virtual absl::string_view kind() const = 0;
   virtual int32_t vocab_size() const = 0;
   // The id between documents; no text encodes to it.
@@ -82,26 +82,33 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTiktokenTokenizer(const std::stri
 // words or characters, denormalisers, BPE models with unused pieces.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& path);
 
-// *.tiktoken of the tiktoken library, with GPT-2's pre-tokenizer; for gpt2.tiktoken the same ids as
-// the two files of GPT-2. The separator, <|endoftext|>, has the first id after the file's. Errors
-// as LoadBpeTokenizer.
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTiktokenTokenizer(const std::string& path);
-
-// A SentencePiece model, unigram or BPE, with its normaliser. Separator: the end piece, or the
-// start piece where there is none. Errors as LoadBpeTokenizer; also INVALID_ARGUMENT: models of
-// words or characters, denormalisers, BPE models with unused pieces.
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePieceTokenizer(const std::string& path);
+// tokenizer.json of Hugging Face's tokenizers library, as far as it is a byte-level BPE with the
+// pre-tokenizer of GPT-2 or of Llama 3 and without a normaliser; special tokens in a text are text.
+// Separator: the first of <|endoftext|>, <|end_of_text|>, </s> and <eos> that it has. Errors as
+// LoadBpeTokenizer; whatever else such files may ask for is INVALID_ARGUMENT.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadHuggingFaceTokenizer(const std::string& path);
 
 // Of a dataset: its tokenizer's files, unless the tokenizer is "bytes".
 inline constexpr char kTokenizerDirectory[] = "tokenizer";
 
-// The tokenizer at a path: a file *.tiktoken, *.model (sentencepiece) or *.bin (llama2c), a
-// directory with vocab.json and merges.txt (gpt2) or one of those files called tokenizer.*, a
-// dataset, or the word "bytes". INVALID_ARGUMENT where it is none of these; otherwise as above.
+// The tokenizer at a path: a file *.tiktoken, *.model (sentencepiece), *.bin (llama2c) or
+// *tokenizer.json, a directory with vocab.json and merges.txt (gpt2) or one of those files called
+// tokenizer.*, in this order, a dataset, or the word "bytes". INVALID_ARGUMENT where it is none of
+// these; otherwise as above.
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path);
 
-// Copies the files of such a tokenizer into a directory, durably, so that LoadTokenizer finds them
-// there; nothing for "bytes".
+struct NamedFile {
+  std::string name;
+  std::string contents;
+};
+// The files of such a tokenizer under the names by which LoadTokenizer finds them in a directory;
+// of a directory all that have a known name. None for "bytes". RESOURCE_EXHAUSTED: over 64 MiB.
+absl::StatusOr<std::vector<NamedFile>> ReadTokenizerFiles(const std::string& path);
+
+// Whether LoadTokenizer would find files of a tokenizer there, good or bad.
+bool HasTokenizer(const std::string& path);
+
+// Writes what ReadTokenizerFiles reads into a directory, durably.
 absl::Status CopyTokenizer(const std::string& path, const std::string& directory);
 
 }  // namespace nibble::data

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
 
-enum class Kind { kNone, kBpe, kTiktoken, kSentencePiece, kLlama2c };
+enum class Kind { kNone, kBpe, kTiktoken, kSentencePiece, kLlama2c, kHuggingFace };
 
 struct Found {
   Kind kind = Kind::kNone;
@@ -26,21 +26,37 @@ Found FindFile(const std::string& path) {
   for (const auto& [suffix, kind] :
        {std::pair<absl::string_view, Kind>{".tiktoken", Kind::kTiktoken},
         {".model", Kind::kSentencePiece},
-        {".bin", Kind::kLlama2c}}) {
-    if (absl::EndsWith(path, suffix)) return {kind, {{path, absl::StrCat("tokenizer", suffix)}}};
+        {".bin", Kind::kLlama2c},
+        {"tokenizer.json", Kind::kHuggingFace}}) {
+    if (!absl::EndsWith(path, suffix)) continue;
+    return {kind,
+            {{path, kind == Kind::kHuggingFace ? std::string(suffix)
+                                               : absl::StrCat("tokenizer", suffix)}}};
   }
   return {};
+}
+
+// Adds what else of a tokenizer lies in the directory, for those who read it with other programs.
+Found WithCompanions(const std::string& directory, Found found) {
+  for (const char* name : {"vocab.json", "merges.txt", "tokenizer.model", "tokenizer.json"}) {
+    const std::string file = JoinPath(directory, name);
+    bool listed = false;
+    for (const auto& [path, as] : found.files) listed = listed || as == name;
+    if (!listed && FileExists(file)) found.files.emplace_back(file, name);
+  }
+  return found;
 }
 
 Found FindTokenizer(const std::string& path) {
   const std::string vocab = JoinPath(path, "vocab.json");
   const std::string merges = JoinPath(path, "merges.txt");
   if (FileExists(vocab) && FileExists(merges)) {
-    return {Kind::kBpe, {{vocab, "vocab.json"}, {merges, "merges.txt"}}};
+    return WithCompanions(path, {Kind::kBpe, {{vocab, "vocab.json"}, {merges, "merges.txt"}}});
   }
-  for (const char* name : {"tokenizer.model", "tokenizer.tiktoken", "tokenizer.bin"}) {
+  for (const char* name :
+       {"tokenizer.model", "tokenizer.tiktoken", "tokenizer.bin", "tokenizer.json"}) {
     const std::string file = JoinPath(path, name);
-    if (FileExists(file)) return FindFile(file);
+    if (FileExists(file)) return WithCompanions(path, FindFile(file));
   }
   const std::string inside = JoinPath(path, kTokenizerDirectory);
   if (FileExists(inside)) return FindTokenizer(inside);
@@ -51,8 +67,8 @@ absl::Status NoTokenizer(const std::string& path) {
   return absl::InvalidArgumentError(
       absl::StrCat(path,
                    ": is no tokenizer; allowed: bytes, a directory with vocab.json and "
-                   "merges.txt or with tokenizer.model, a file .tiktoken, .model "
-                   "(SentencePiece) or .bin (llama2.c)"));
+                   "merges.txt or with tokenizer.model or tokenizer.json, a file .tiktoken, "
+                   ".model (SentencePiece), .bin (llama2.c) or tokenizer.json"));
 }
 
 }  // namespace
@@ -69,20 +85,34 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path
       return LoadSentencePieceTokenizer(found.files[0].first);
     case Kind::kLlama2c:
       return LoadLlama2cTokenizer(found.files[0].first);
+    case Kind::kHuggingFace:
+      return LoadHuggingFaceTokenizer(found.files[0].first);
     case Kind::kNone:
       break;
   }
   return NoTokenizer(path);
 }
 
-absl::Status CopyTokenizer(const std::string& path, const std::string& directory) {
-  if (path == "bytes") return absl::OkStatus();
+bool HasTokenizer(const std::string& path) { return FindTokenizer(path).kind != Kind::kNone; }
+
+absl::StatusOr<std::vector<NamedFile>> ReadTokenizerFiles(const std::string& path) {
+  std::vector<NamedFile> files;
+  if (path == "bytes") return files;
   const Found found = FindTokenizer(path);
   if (found.kind == Kind::kNone) return NoTokenizer(path);
-  NIBBLE_RETURN_IF_ERROR(MakeDirectories(directory));
   for (const auto& [from, name] : found.files) {
-    NIBBLE_ASSIGN_OR_RETURN(const std::string contents, ReadFile(from, kMaxFileBytes));
-    NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, name), contents));
+    NIBBLE_ASSIGN_OR_RETURN(std::string contents, ReadFile(from, kMaxFileBytes));
+    files.push_back({name, std::move(contents)});
+  }
+  return files;
+}
+
+absl::Status CopyTokenizer(const std::string& path, const std::string& directory) {
+  NIBBLE_ASSIGN_OR_RETURN(const std::vector<NamedFile> files, ReadTokenizerFiles(path));
+  if (files.empty()) return absl::OkStatus();
+  NIBBLE_RETURN_IF_ERROR(MakeDirectories(directory));
+  for (const NamedFile& file : files) {
+    NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, file.name), file.contents));
   }
   return FsyncDirectory(directory);
 }

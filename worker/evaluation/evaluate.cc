@@ -114,40 +114,37 @@ std::vector<Metric> ItemMetrics(const Task& task, const std::vector<ItemResult>&
   return metrics;
 }
 
-absl::StatusOr<TaskResult> EvaluateItems(const Task& task, const std::string& path,
-                                         const EvaluationOptions& options,
+absl::StatusOr<TaskResult> EvaluateItems(const LoadedTask& task, const EvaluationOptions& options,
                                          LikelihoodScorer& scorer) {
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<Item> items, ReadItems(task, path, options.limit));
   std::vector<ItemResult> results;
-  for (const Item& item : items) {
-    absl::StatusOr<ItemResult> result = ScoreItem(task, item, scorer);
-    if (!result.ok()) return At(path, item.id, result.status());
+  for (const Item& item : task.items) {
+    absl::StatusOr<ItemResult> result = ScoreItem(*task.task, item, scorer);
+    if (!result.ok()) return At(task.path, item.id, result.status());
     results.push_back(*std::move(result));
     NIBBLE_RETURN_IF_ERROR(Tell(options, results.back(), static_cast<int64_t>(results.size()),
-                                static_cast<int64_t>(items.size())));
+                                static_cast<int64_t>(task.items.size())));
   }
-  return TaskResult{static_cast<int64_t>(items.size()), ItemMetrics(task, results)};
+  return TaskResult{static_cast<int64_t>(task.items.size()), ItemMetrics(*task.task, results)};
 }
 
-absl::StatusOr<TaskResult> EvaluateText(const std::string& path, const EvaluationOptions& options,
+absl::StatusOr<TaskResult> EvaluateText(const LoadedTask& task, const EvaluationOptions& options,
                                         LikelihoodScorer& scorer) {
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> documents,
-                          ReadDocuments(path, options.limit));
   double log_probability = 0;
   int64_t tokens = 0, bytes = 0, words = 0, done = 0;
-  for (const std::string& document : documents) {
+  for (const std::string& document : task.documents) {
     ItemResult result;
     result.id = absl::StrCat(++done);
     absl::StatusOr<Likelihood> likelihood = scorer.ScoreDocument(document, &result.bytes);
-    if (!likelihood.ok()) return At(path, result.id, likelihood.status());
+    if (!likelihood.ok()) return At(task.path, result.id, likelihood.status());
     result.choices.push_back(*likelihood);
     log_probability += likelihood->log_probability;
     tokens += likelihood->tokens;
     bytes += result.bytes;
     words += Words(document);
-    NIBBLE_RETURN_IF_ERROR(Tell(options, result, done, static_cast<int64_t>(documents.size())));
+    NIBBLE_RETURN_IF_ERROR(
+        Tell(options, result, done, static_cast<int64_t>(task.documents.size())));
   }
-  if (tokens == 0) return absl::InvalidArgumentError(absl::StrCat(path, " has no text"));
+  if (tokens == 0) return absl::InvalidArgumentError(absl::StrCat(task.path, " has no text"));
   const double loss = -log_probability / static_cast<double>(tokens);
   TaskResult total;
   total.items = done;
@@ -160,19 +157,17 @@ absl::StatusOr<TaskResult> EvaluateText(const std::string& path, const Evaluatio
 }
 
 // Each document's first tokens, as many as the decoder takes.
-absl::StatusOr<TaskResult> EvaluateInformationCapacity(const std::string& path,
+absl::StatusOr<TaskResult> EvaluateInformationCapacity(const LoadedTask& task,
                                                        const EvaluationOptions& options,
                                                        LikelihoodScorer& scorer) {
-  NIBBLE_ASSIGN_OR_RETURN(const std::vector<std::string> documents,
-                          ReadDocuments(path, options.limit));
   Sample text_bits;
   double loss_bits = 0;
   int64_t tokens = 0, done = 0;
-  for (const std::string& document : documents) {
+  for (const std::string& document : task.documents) {
     ItemResult result;
     result.id = absl::StrCat(++done);
     absl::StatusOr<Likelihood> likelihood = scorer.ScoreSample(document, &result.bytes);
-    if (!likelihood.ok()) return At(path, result.id, likelihood.status());
+    if (!likelihood.ok()) return At(task.path, result.id, likelihood.status());
     result.choices.push_back(*likelihood);
     if (likelihood->tokens > 0) {
       text_bits.Add(8.0 * static_cast<double>(result.bytes) /
@@ -180,9 +175,10 @@ absl::StatusOr<TaskResult> EvaluateInformationCapacity(const std::string& path,
       loss_bits -= likelihood->log_probability / kLn2;
       tokens += likelihood->tokens;
     }
-    NIBBLE_RETURN_IF_ERROR(Tell(options, result, done, static_cast<int64_t>(documents.size())));
+    NIBBLE_RETURN_IF_ERROR(
+        Tell(options, result, done, static_cast<int64_t>(task.documents.size())));
   }
-  if (tokens == 0) return absl::InvalidArgumentError(absl::StrCat(path, " has no text"));
+  if (tokens == 0) return absl::InvalidArgumentError(absl::StrCat(task.path, " has no text"));
   loss_bits /= static_cast<double>(tokens);
   const double gain = text_bits.mean() - loss_bits;
   TaskResult total;
@@ -197,18 +193,46 @@ absl::StatusOr<TaskResult> EvaluateInformationCapacity(const std::string& path,
   return total;
 }
 
+bool HasTokens(const std::string& text, data::Tokenizer& tokenizer) {
+  bool any = false;
+  // The first batch says it: the rest need not be encoded.
+  tokenizer
+      .Encode(text,
+              [&](const int32_t*, int64_t count) {
+                any = any || count > 0;
+                return any ? absl::CancelledError() : absl::OkStatus();
+              })
+      .status()
+      .IgnoreError();
+  return any;
+}
+
 }  // namespace
 
-absl::StatusOr<TaskResult> EvaluateTask(const Task& task, const std::string& path,
-                                        const EvaluationOptions& options,
+absl::Status CheckTask(const LoadedTask& task, data::Tokenizer& tokenizer) {
+  for (const Item& item : task.items) {
+    for (const Choice& choice : item.choices) {
+      if (!choice.continuation.empty() && HasTokens(choice.continuation, tokenizer)) continue;
+      return At(task.path, item.id,
+                absl::InvalidArgumentError("an empty continuation has no likelihood"));
+    }
+  }
+  for (const std::string& document : task.documents) {
+    if (HasTokens(document, tokenizer)) return absl::OkStatus();
+  }
+  if (!task.items.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(task.path, " has no text"));
+}
+
+absl::StatusOr<TaskResult> EvaluateTask(const LoadedTask& task, const EvaluationOptions& options,
                                         LikelihoodScorer& scorer) {
-  switch (task.kind) {
+  switch (task.task->kind) {
     case TaskKind::kText:
-      return EvaluateText(path, options, scorer);
+      return EvaluateText(task, options, scorer);
     case TaskKind::kInformationCapacity:
-      return EvaluateInformationCapacity(path, options, scorer);
+      return EvaluateInformationCapacity(task, options, scorer);
     default:
-      return EvaluateItems(task, path, options, scorer);
+      return EvaluateItems(task, options, scorer);
   }
 }
 

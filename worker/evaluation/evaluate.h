@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/data/tokenizer.h"
 #include "worker/evaluation/likelihood.h"
 #include "worker/evaluation/task.h"
 
@@ -38,7 +39,6 @@ struct TaskResult {
 };
 
 struct EvaluationOptions {
-  int64_t limit = 0;  // items (of each member of an archive) or documents; 0: all
   // FLOPs of a forward pass, per token of a sequence as long as the decoder takes; for
   // kInformationCapacity.
   double flops_per_token = 0;
@@ -50,9 +50,13 @@ struct EvaluationOptions {
   std::function<absl::Status(const ItemResult&)> on_item;
 };
 
-// Errors of ReadItems, ReadDocuments and the scorer, those with the item's id.
-absl::StatusOr<TaskResult> EvaluateTask(const Task& task, const std::string& path,
-                                        const EvaluationOptions& options, LikelihoodScorer& scorer);
+// Whether EvaluateTask will find something to score in every item. INVALID_ARGUMENT, with the
+// item's id: a continuation without tokens, or no document with any.
+absl::Status CheckTask(const LoadedTask& task, data::Tokenizer& tokenizer);
+
+// Errors of CheckTask and the scorer, with the item's id.
+absl::StatusOr<TaskResult> EvaluateTask(const LoadedTask& task, const EvaluationOptions& options,
+                                        LikelihoodScorer& scorer);
 
 }  // namespace nibble::evaluation
 

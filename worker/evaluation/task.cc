@@ -246,6 +246,18 @@ absl::StatusOr<std::vector<std::string>> ReadDocuments(const std::string& path, 
   return documents;
 }
 
+absl::StatusOr<LoadedTask> LoadTask(const Task& task, const std::string& path, int64_t limit) {
+  LoadedTask loaded;
+  loaded.task = &task;
+  loaded.path = path;
+  if (task.kind == TaskKind::kText || task.kind == TaskKind::kInformationCapacity) {
+    NIBBLE_ASSIGN_OR_RETURN(loaded.documents, ReadDocuments(path, limit));
+  } else {
+    NIBBLE_ASSIGN_OR_RETURN(loaded.items, ReadItems(task, path, limit));
+  }
+  return loaded;
+}
+
 int64_t CodePoints(absl::string_view text) {
   int64_t count = 0;
   for (const char c : text) count += (static_cast<unsigned char>(c) & 0xc0) != 0x80;

@@ -65,6 +65,16 @@ absl::StatusOr<std::vector<Item>> ReadItems(const Task& task, const std::string&
 // whole file. Errors as ReadItems.
 absl::StatusOr<std::vector<std::string>> ReadDocuments(const std::string& path, int64_t limit);
 
+// A task's items, or its documents, in memory.
+struct LoadedTask {
+  const Task* task = nullptr;
+  std::string path;
+  std::vector<Item> items;
+  std::vector<std::string> documents;
+};
+// Errors as ReadItems and ReadDocuments, which it calls.
+absl::StatusOr<LoadedTask> LoadTask(const Task& task, const std::string& path, int64_t limit);
+
 // Code points of UTF-8; every byte of what is not counts as one.
 int64_t CodePoints(absl::string_view text);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -33,12 +34,6 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const model::ModelConfi
                                                          const DecoderOptions& options,
                                                          kernels::Backend& backend) {
   NIBBLE_CHECK(options.capacity > 0 && options.chunk > 0);
-  for (const model::Branch& branch : model::BranchesOf(config)) {
-    if (branch.kind == model::BranchKind::kMamba) {
-      return absl::UnimplementedError(
-          "models with Mamba-2 layers are trained and validated here, not run token by token");
-    }
-  }
   if (config.learned_positions() && options.capacity > config.max_positions) {
     return absl::InvalidArgumentError(absl::StrCat("a sequence of ", options.capacity,
                                                    " tokens; the model has ", config.max_positions,
@@ -60,7 +55,10 @@ Decoder::Decoder(const model::ModelConfig& config, const model::Weights& weights
       backend_(backend),
       type_(options.precision == Precision::kF32 ? DType::kF32 : DType::kBF16),
       kinds_(model::BranchesOf(config)),
-      branches_(kinds_.size()) {}
+      branches_(kinds_.size()),
+      has_mamba_(std::any_of(kinds_.begin(), kinds_.end(), [](const model::Branch& branch) {
+        return branch.kind == model::BranchKind::kMamba;
+      })) {}
 
 absl::Status Decoder::Allocate() {
   model::Arena count(nullptr);
@@ -83,8 +81,18 @@ void Decoder::Plan(model::Arena& arena) {
     PlanWeight(arena, table_.branches()[i].in, &branches_[i].in);
     PlanWeight(arena, table_.branches()[i].out, &branches_[i].out);
     widest = std::max(widest, table_[branches_[i].out.parameter].shape[1]);
-    if (kinds_[i].kind != model::BranchKind::kAttention) continue;
-    branches_[i].cache = arena.TakeMatrix(type_, options_.capacity, config_.qkv_width());
+    if (kinds_[i].kind == model::BranchKind::kAttention) {
+      branches_[i].cache = arena.TakeMatrix(type_, options_.capacity, config_.qkv_width());
+    } else if (kinds_[i].kind == model::BranchKind::kMamba) {
+      PlanMamba(arena, &branches_[i]);
+    }
+  }
+  if (has_mamba_) {
+    const kernels::MambaShape shape = MambaShapeOf(chunk);
+    xbc_ = arena.TakeMatrix(type_, shape.conv_width - 1 + chunk, shape.channels());
+    scanned_ = matrix(shape.inner());
+    gated_ = matrix(shape.inner());
+    reciprocal_rms_ = arena.TakeFloats(chunk * shape.groups);
   }
   workspace_ = arena.Take(backend_.OperandBytes(FormatOf(type_), type_, chunk, widest));
   if (config_.rotary()) {
@@ -101,6 +109,28 @@ void Decoder::Plan(model::Arena& arena) {
   mean_ = arena.TakeFloats(chunk);
   reciprocal_ = arena.TakeFloats(chunk);
   log_sum_exp_ = arena.TakeFloats(chunk * config_.heads);
+}
+
+void Decoder::PlanMamba(model::Arena& arena, Branch* branch) {
+  const kernels::MambaShape shape = MambaShapeOf(options_.chunk);
+  const int64_t history = shape.conv_width - 1;
+  const int64_t state = shape.heads * shape.head_size * shape.state_size;
+  branch->projected = arena.TakeMatrix(type_, history + options_.chunk, shape.projected_width());
+  branch->state = arena.TakeFloats(state);
+  branch->saved_rows = arena.Take(history * shape.projected_width() * SizeOf(type_));
+  branch->saved_state = arena.TakeFloats(state);
+}
+
+kernels::MambaShape Decoder::MambaShapeOf(int64_t count) const {
+  const model::MambaConfig& mamba = config_.mamba;
+  return {1,
+          count,
+          mamba.heads,
+          mamba.head_size,
+          mamba.groups,
+          mamba.state_size,
+          mamba.conv_width,
+          mamba.chunk_size};
 }
 
 void Decoder::PlanWeight(model::Arena& arena, const model::LinearParameters& parameters,
@@ -125,7 +155,37 @@ void Decoder::RefreshWeights() {
     Prepare(&branch.out);
   }
   Prepare(&head_);
-  length_ = 0;
+  ForgetStates();
+}
+
+void Decoder::ForgetStates() {
+  length_ = saved_length_ = 0;
+  held_.clear();
+  if (!has_mamba_) return;
+  const kernels::MambaShape shape = MambaShapeOf(1);
+  for (const Branch& branch : branches_) {
+    if (branch.state == nullptr) continue;
+    backend_.Zero(branch.state, shape.inner() * shape.state_size * 4);
+    backend_.Zero(branch.projected.data, Rows(branch.projected, 0, shape.conv_width - 1).bytes());
+  }
+  CopyStates(Saved::kSave);
+}
+
+void Decoder::CopyStates(Saved direction) {
+  const kernels::MambaShape shape = MambaShapeOf(1);
+  const auto copy = [&](void* now, void* saved, int64_t bytes) {
+    if (direction == Saved::kSave) {
+      backend_.CopyOnDevice(saved, now, bytes);
+    } else {
+      backend_.CopyOnDevice(now, saved, bytes);
+    }
+  };
+  for (const Branch& branch : branches_) {
+    if (branch.state == nullptr) continue;
+    copy(branch.state, branch.saved_state, shape.inner() * shape.state_size * 4);
+    copy(branch.projected.data, branch.saved_rows,
+         Rows(branch.projected, 0, shape.conv_width - 1).bytes());
+  }
 }
 
 // angle(position, i) = position * theta^(-2 i / head_size), as in training.
@@ -146,7 +206,24 @@ void Decoder::FillRopeTable() {
 
 void Decoder::Truncate(int64_t length) {
   NIBBLE_CHECK(0 <= length && length <= length_);
-  length_ = length;
+  if (!has_mamba_ || length == length_) {
+    length_ = length;
+    return;
+  }
+  held_.resize(length);
+  if (length == saved_length_) {
+    CopyStates(Saved::kRestore);
+    length_ = length;
+    return;
+  }
+  const std::vector<int32_t> kept = std::move(held_);
+  ForgetStates();
+  for (int64_t first = 0; first < length; first += options_.chunk) {
+    Pass(kept.data() + first, std::min(options_.chunk, length - first));
+  }
+  held_ = kept;
+  CopyStates(Saved::kSave);
+  saved_length_ = length;
 }
 
 absl::Status Decoder::Append(const int32_t* tokens, int64_t count, int64_t logit_rows,
@@ -162,6 +239,12 @@ absl::Status Decoder::Append(const int32_t* tokens, int64_t count, int64_t logit
           absl::StrCat("token ", tokens[i], " is not in a vocabulary of ", config_.vocab_size));
     }
   }
+  if (has_mamba_) {
+    CopyStates(Saved::kSave);
+    saved_length_ = length_;
+    held_.insert(held_.end(), tokens, tokens + count);
+  }
+  float* const all_logits = logits;
   for (int64_t first = 0; first < count; first += options_.chunk) {
     const int64_t rows = std::min(options_.chunk, count - first);
     Pass(tokens + first, rows);
@@ -174,7 +257,9 @@ absl::Status Decoder::Append(const int32_t* tokens, int64_t count, int64_t logit
     backend_.CopyToHost(logits, out.data, out.bytes());
     logits += wanted * config_.vocab_size;
   }
-  return backend_.Synchronize();
+  NIBBLE_RETURN_IF_ERROR(backend_.Synchronize());
+  model::SoftCap(options_.logit_softcap, all_logits, logit_rows * config_.vocab_size);
+  return absl::OkStatus();
 }
 
 // normed_[0, count) of residual_ (to which `delta` is added first) from `first_row` on.
@@ -222,7 +307,7 @@ void Decoder::ForwardBranch(size_t index, int64_t count) {
     case model::BranchKind::kMlp:
       return ForwardMlp(branches_[index], count, delta);
     case model::BranchKind::kMamba:
-      NIBBLE_CHECK(false);  // refused by Create
+      return ForwardMamba(branches_[index], table_.branches()[index].mamba, count, delta);
   }
 }
 
@@ -238,6 +323,32 @@ void Decoder::Attend(const Branch& branch, int64_t count, const Matrix& y) {
   backend_.AttentionForward({shape, Rows(branch.cache, 0, length_ + count), attended, log_sum_exp_,
                              /*first_query=*/length_});
   Multiply(attended, branch.out, y);
+}
+
+void Decoder::ForwardMamba(const Branch& branch, const model::MambaParameters& parameters,
+                           int64_t count, const Matrix& y) {
+  const int64_t history = config_.mamba.conv_width - 1;
+  const Matrix projected = Rows(branch.projected, history, count);
+  const Matrix xbc = Rows(xbc_, history, count);
+  const Matrix scanned = Rows(scanned_, 0, count), gated = Rows(gated_, 0, count);
+  Multiply(Rows(normed_, 0, count), branch.in, projected);
+  // Over the rows before as well, whose own results nobody reads. (Before a sequence they are
+  // zero.)
+  backend_.CausalConvForward(
+      {MambaShapeOf(history + count), Rows(branch.projected, 0, history + count),
+       weights_.MasterOf(parameters.conv_weight), weights_.MasterOf(parameters.conv_bias),
+       Rows(xbc_, 0, history + count)});
+  const kernels::MambaShape shape = MambaShapeOf(count);
+  backend_.ScanForward({shape, xbc, projected, weights_.MasterOf(parameters.dt_bias),
+                        weights_.MasterOf(parameters.a_log), weights_.MasterOf(parameters.d),
+                        scanned, branch.state});
+  backend_.GatedNormForward({shape, scanned, projected, weights_.MasterOf(parameters.norm), gated,
+                             reciprocal_rms_, static_cast<float>(config_.norm_epsilon)});
+  Multiply(gated, branch.out, y);
+  for (int64_t row = 0; row < history; ++row) {
+    const Matrix from = Rows(branch.projected, count + row, 1);
+    backend_.CopyOnDevice(Rows(branch.projected, row, 1).data, from.data, from.bytes());
+  }
 }
 
 void Decoder::ForwardMlp(const Branch& branch, int64_t count, const Matrix& y) {

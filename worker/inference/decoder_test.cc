@@ -31,6 +31,13 @@ model::ModelConfig Config(model::Family family = model::Family::kLlama) {
     config.kv_heads = config.heads;
   } else if (family == model::Family::kNemotron) {
     config.activation = model::MlpActivation::kSquaredRelu;
+  } else if (family == model::Family::kNemotronH) {
+    config.activation = model::MlpActivation::kSquaredRelu;
+    config.pattern = "MM-M*";
+    config.blocks = 5;
+    config.mamba = {/*heads=*/4,      /*head_size=*/16, /*groups=*/2,
+                    /*state_size=*/8, /*conv_width=*/4,
+                    /*chunk_size=*/16};
   }
   return config;
 }
@@ -136,6 +143,41 @@ TEST_P(DecoderTest, AfterTruncationItGoesOnFromWhatIsKept) {
   ExpectNear(got, want.data() + 12 * config_.vocab_size, 2e-4);
 }
 
+// Once to where the last tokens came from, once further back, and to the start.
+TEST_P(DecoderTest, TruncatedAnywhereItIsAsIfNothingElseHadCome) {
+  const std::vector<int32_t> tokens = Tokens(40);
+  const std::vector<float> want = WholeLogits(tokens, /*fp32=*/true);
+  const auto decoder = Make(64, 16);
+  const std::vector<int32_t> others(20, 49);
+  std::vector<float> got(10 * config_.vocab_size);
+  ASSERT_THAT(decoder->Append(tokens.data(), 21, 0, nullptr), IsOk());
+  ASSERT_THAT(decoder->Append(tokens.data() + 21, 9, 0, nullptr), IsOk());
+  for (const int64_t keep : {30, 21, 30, 17, 5, 2, 0, 30}) {
+    decoder->Truncate(std::min<int64_t>(keep, decoder->length()));
+    const int64_t at = decoder->length();
+    ASSERT_THAT(decoder->Append(tokens.data() + at, 30 - at, 0, nullptr), IsOk());
+    ASSERT_THAT(decoder->Append(tokens.data() + 30, 10, 10, got.data()), IsOk());
+    ExpectNear(got, want.data() + 30 * config_.vocab_size, 2e-4);
+    decoder->Truncate(30);
+    ASSERT_THAT(decoder->Append(others.data(), 20, 0, nullptr), IsOk());
+    decoder->Truncate(30);
+  }
+}
+
+TEST_P(DecoderTest, LogitsAreCappedAsInTraining) {
+  const std::vector<int32_t> tokens = Tokens(12);
+  std::vector<float> want = WholeLogits(tokens, /*fp32=*/true);
+  for (float& logit : want) logit = 1.5f * std::tanh(logit / 1.5f);
+  DecoderOptions options;
+  options.capacity = 12;
+  options.chunk = 5;
+  options.logit_softcap = 1.5;
+  const auto decoder = *Decoder::Create(config_, *weights_, options, *backend_);
+  std::vector<float> got(7 * config_.vocab_size);
+  ASSERT_THAT(decoder->Append(tokens.data(), 12, 7, got.data()), IsOk());
+  ExpectNear(got, want.data() + 5 * config_.vocab_size, 2e-4);
+}
+
 TEST_P(DecoderTest, Bf16IsTheTrainingModelsBf16) {
   const std::vector<int32_t> tokens = Tokens(40);
   const std::vector<float> want = WholeLogits(tokens, /*fp32=*/false);
@@ -159,11 +201,11 @@ TEST_P(DecoderTest, WhatDoesNotFitIsRefusedAndLeavesNothing) {
   EXPECT_EQ(decoder->length(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, DecoderTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
-                                            ::testing::Values(model::Family::kLlama,
-                                                              model::Family::kGpt2,
-                                                              model::Family::kNemotron)));
+INSTANTIATE_TEST_SUITE_P(
+    Backends, DecoderTest,
+    ::testing::Combine(::testing::Values("reference", "cpu"),
+                       ::testing::Values(model::Family::kLlama, model::Family::kGpt2,
+                                         model::Family::kNemotron, model::Family::kNemotronH)));
 
 }  // namespace
 }  // namespace nibble::inference

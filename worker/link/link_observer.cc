@@ -38,6 +38,35 @@ void AddDataProgress(const std::vector<data::SourceProgress>& sources, v1::Metri
   }
 }
 
+// What a step of training reports, beside scores.
+void AddTraining(const trainer::StepReport& step, v1::MetricRecord* record) {
+  AddFinite("loss", step.loss, record);
+  if (step.has_objective) AddFinite("objective", step.objective, record);
+  AddFinite("learning_rate", step.learning_rate, record);
+  AddFinite("grad_norm", step.grad_norm, record);
+  AddFinite("step_seconds", step.step_seconds, record);
+  AddFinite("tokens", static_cast<double>(step.tokens), record);
+  if (step.step > 0 && step.step_seconds > 0) {
+    // Every step of a run has as many tokens as any other.
+    const double tokens_per_step = static_cast<double>(step.tokens) / step.step;
+    AddFinite("tokens_per_second", tokens_per_step / step.step_seconds, record);
+  }
+  for (const auto& [name, value] : step.efficiency) {
+    AddFinite(absl::StrCat("efficiency/", name), value, record);
+  }
+  if (step.has_validation) {
+    AddFinite("validation_loss", step.validation_loss, record);
+    if (step.validation_bits_per_byte > 0) {
+      AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
+    }
+  }
+  if (step.skipped_batches > 0) {
+    AddFinite("safety/skipped_batches", static_cast<double>(step.skipped_batches), record);
+  }
+  for (const auto& [name, value] : step.health) AddFinite(name, value, record);
+  AddDataProgress(step.data, record);
+}
+
 }  // namespace
 
 v1::FailureClass FailureClassOf(const absl::Status& status) {
@@ -197,31 +226,8 @@ absl::Status LinkObserver::OnStep(const trainer::StepReport& step) {
   const int64_t micros = clock_.WallMicros();
   record->mutable_time()->set_seconds(micros / 1'000'000);
   record->mutable_time()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
-  AddFinite("loss", step.loss, record);
-  if (step.has_objective) AddFinite("objective", step.objective, record);
-  AddFinite("learning_rate", step.learning_rate, record);
-  AddFinite("grad_norm", step.grad_norm, record);
-  AddFinite("step_seconds", step.step_seconds, record);
-  AddFinite("tokens", static_cast<double>(step.tokens), record);
-  if (step.step > 0 && step.step_seconds > 0) {
-    // Every step of a run has as many tokens as any other.
-    const double tokens_per_step = static_cast<double>(step.tokens) / step.step;
-    AddFinite("tokens_per_second", tokens_per_step / step.step_seconds, record);
-  }
-  for (const auto& [name, value] : step.efficiency) {
-    AddFinite(absl::StrCat("efficiency/", name), value, record);
-  }
-  if (step.has_validation) {
-    AddFinite("validation_loss", step.validation_loss, record);
-    if (step.validation_bits_per_byte > 0) {
-      AddFinite("validation_bits_per_byte", step.validation_bits_per_byte, record);
-    }
-  }
-  if (step.skipped_batches > 0) {
-    AddFinite("safety/skipped_batches", static_cast<double>(step.skipped_batches), record);
-  }
-  for (const auto& [name, value] : step.health) AddFinite(name, value, record);
-  AddDataProgress(step.data, record);
+  if (step.trained) AddTraining(step, record);
+  for (const auto& [name, value] : step.evaluation) AddFinite(name, value, record);
   return Send(report);
 }
 

@@ -69,7 +69,7 @@ class Model {
   // The same after Forward of the same inputs, with nothing in between: does not run forward again.
   void Backward(const MicroBatch& batch);
   // What the model says of the token after each position: logits [N, vocab_size], FP32, on the
-  // device, before any soft cap. `inputs` [N]. Call after PrepareWeights(kEvaluation, ...).
+  // device, before any soft cap (model::SoftCap). `inputs` [N]. Call after PrepareWeights(kEvaluation, ...).
   void Logits(const int32_t* inputs, const kernels::Matrix& logits);
 
   // PrecisionPolicy::SetRaised.

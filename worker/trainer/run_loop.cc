@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "worker/checkpoint/checkpoint_store.h"
 #include "worker/trainer/efficiency.h"
+#include "worker/trainer/task_evaluator.h"
 
 namespace nibble::trainer {
 namespace {
@@ -16,12 +17,13 @@ namespace {
 class Loop {
  public:
   Loop(const TrainingConfig& config, const TrainerParts& parts, TrainingObserver& observer,
-       const Clock& clock, Trainer& trainer)
+       const Clock& clock, Trainer& trainer, TaskEvaluator* evaluator)
       : config_(config),
         parts_(parts),
         observer_(observer),
         clock_(clock),
         trainer_(trainer),
+        evaluator_(evaluator),
         efficiency_(config, *parts.backend, trainer.planned_memory()) {}
 
   absl::StatusOr<RunResult> Run() {
@@ -80,6 +82,10 @@ class Loop {
       report.has_validation = true;
       report.validation_loss = result_.validation_loss;
       report.validation_bits_per_byte = result_.validation_bits_per_byte;
+    }
+    if (evaluator_ != nullptr && (last || Every(config_.evaluation.interval))) {
+      NIBBLE_RETURN_IF_ERROR(Score());
+      report.evaluation = result_.evaluation;
     }
     // Whoever takes the report may make it wait.
     Enter(snapshot::Phase::kWaiting);
@@ -160,6 +166,14 @@ class Loop {
     return absl::OkStatus();
   }
 
+  absl::Status Score() {
+    // Every item is progress: scoring may take as long as it takes.
+    const auto progress = [this] { Enter(snapshot::Phase::kValidation); };
+    NIBBLE_ASSIGN_OR_RETURN(result_.evaluation, evaluator_->Evaluate(progress));
+    scored_step_ = trainer_.step();
+    return absl::OkStatus();
+  }
+
   // Reports the checkpoint that is under way, if it is written or with `wait`.
   absl::Status ReportCheckpoint(bool wait, bool must_commit) {
     if (!trainer_.SaveUnderWay() || !(wait || trainer_.SaveWritten())) return absl::OkStatus();
@@ -179,6 +193,7 @@ class Loop {
     if (parts_.validation != nullptr && validated_step_ != trainer_.step()) {
       NIBBLE_RETURN_IF_ERROR(Validate());
     }
+    if (evaluator_ != nullptr && scored_step_ != trainer_.step()) NIBBLE_RETURN_IF_ERROR(Score());
     NIBBLE_ASSIGN_OR_RETURN(result_.digest, trainer_.Digest());
     return absl::OkStatus();
   }
@@ -188,11 +203,13 @@ class Loop {
   TrainingObserver& observer_;
   const Clock& clock_;
   Trainer& trainer_;
+  TaskEvaluator* const evaluator_;  // null: nothing to score on
   EfficiencyMeter efficiency_;
   RunResult result_;
   int64_t validated_step_ = -1;
   int64_t snapshot_step_ = 0;
   int64_t snapshot_nanos_ = 0;
+  int64_t scored_step_ = -1;
   int64_t tokens_ = 0;  // of this process
   double seconds_ = 0;  // of its steps
 };
@@ -249,10 +266,15 @@ absl::Status LoadState(const TrainingConfig& config, const TrainerParts& parts,
 absl::StatusOr<RunResult> RunLoop(const TrainingConfig& config, const TrainerParts& parts,
                                   TrainingObserver& observer, const Clock& clock) {
   NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, parts));
+  std::unique_ptr<TaskEvaluator> evaluator;
+  if (!config.evaluation.tasks.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(evaluator,
+                            TaskEvaluator::Create(config, trainer->weights(), *parts.backend));
+  }
   NIBBLE_RETURN_IF_ERROR(LoadState(config, parts, observer, *trainer));
   NIBBLE_RETURN_IF_ERROR(checkpoint::RemoveTemporaries(config.output_directory));
   NIBBLE_RETURN_IF_ERROR(trainer->PrepareSaves());
-  return Loop(config, parts, observer, clock, *trainer).Run();
+  return Loop(config, parts, observer, clock, *trainer, evaluator.get()).Run();
 }
 
 }  // namespace nibble::trainer

@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "worker/data/tokenizer.h"
+#include "worker/trainer/tokenizer_path.h"
 #include "worker/trainer/trainer.h"
 
 namespace nibble::trainer {
@@ -146,6 +148,14 @@ absl::Status Trainer::PrepareSaves() {
   std::vector<checkpoint::TextFile> texts;
   if (!config_.model_description.empty()) {
     texts.push_back({checkpoint::kModelDescriptionFile, config_.model_description});
+  }
+  const std::string tokenizer = TokenizerOfRun(config_);
+  if (!tokenizer.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(std::vector<data::NamedFile> files,
+                            data::ReadTokenizerFiles(tokenizer));
+    for (data::NamedFile& file : files) {
+      texts.push_back({std::move(file.name), std::move(file.contents)});
+    }
   }
   NIBBLE_ASSIGN_OR_RETURN(save_, BackgroundSave::Create(backend_, WeightTensors(),
                                                         optimizer_->State(), std::move(texts)));

@@ -45,6 +45,22 @@ struct ResumePoint {
   int64_t step = 0;
 };
 
+struct EvaluationTaskConfig {
+  std::string task;   // one of evaluation::AllTasks
+  std::string path;   // absolute
+  std::string name;   // of its metrics
+  int64_t limit = 0;  // items; 0: all
+};
+
+// Scores on tasks (task_evaluator.h); they change nothing of the training.
+struct EvaluationConfig {
+  std::vector<EvaluationTaskConfig> tasks;
+  int64_t interval = 0;   // steps; 0: only at the end
+  std::string tokenizer;  // as data::LoadTokenizer takes it; empty: tokenizer_path.h says which
+  int64_t context = 0;    // tokens
+  double forward_flops_per_token = 0;  // mean over the positions of `context` tokens
+};
+
 struct TrainingConfig {
   uint64_t seed = 0;
   ModelConfig model;
@@ -54,7 +70,7 @@ struct TrainingConfig {
   // Later formats of the same layers, all of them; steps count from 0 and rise.
   std::vector<model::PrecisionPhase> later_precision;
   data::DataConfig data;
-  int64_t steps = 0;
+  int64_t steps = 0;  // 0: score the weights of init_from, train nothing
   int64_t sequence_length = 0;
   int64_t batch_size = 0;        // sequences a step
   int64_t micro_batch_size = 0;  // divides batch_size
@@ -63,6 +79,7 @@ struct TrainingConfig {
   AdamWConfig optimizer;
   ScheduleConfig schedule;
   HealthConfig health;
+  EvaluationConfig evaluation;
   model::LossConfig loss;
   SampleWeightConfig sample_weights;
   SafetyConfig safety;
@@ -82,8 +99,7 @@ struct TrainingConfig {
   std::string init_from;        // checkpoint directory: weights only
   std::string backend = "cpu";  // "cpu" or "reference"
   int threads = 0;              // 0: all processors
-  // SHA-256 of the resolved spec without name, labels, priority, resources, restart and health: a
-  // checkpoint of another configuration is refused on resume.
+  // spec::ConfigDigest of the job: a checkpoint of another configuration is refused on resume.
   std::string config_digest;
   // Text of model.yaml, which every checkpoint carries (docs/formats/checkpoint.md); empty: none.
   std::string model_description;

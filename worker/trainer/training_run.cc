@@ -9,6 +9,7 @@
 #include "worker/collective/communicator.h"
 #include "worker/data/data_source.h"
 #include "worker/trainer/run_loop.h"
+#include "worker/trainer/scoring_run.h"
 
 namespace nibble::trainer {
 
@@ -18,6 +19,7 @@ absl::StatusOr<RunResult> RunTraining(const TrainingConfig& config, TrainingObse
   options.threads = config.threads;
   NIBBLE_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
                           kernels::CreateBackend(config.backend, options));
+  if (config.steps == 0) return RunScoring(config, *backend, observer, memory);
   const auto unsupported = [&](const kernels::OperandFormat& format) {
     return backend->Supports(format) == kernels::Support::kUnsupported;
   };

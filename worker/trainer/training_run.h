@@ -16,9 +16,10 @@
 namespace nibble::trainer {
 
 struct StepReport {
-  int64_t step = 0;    // 1-based: updates done
-  int64_t tokens = 0;  // trained so far
-  double loss = 0;     // nats per token, mean over the step
+  bool trained = true;  // false: of a run that only scores; step is 0, and only `evaluation` counts
+  int64_t step = 0;     // 1-based: updates done
+  int64_t tokens = 0;   // trained so far
+  double loss = 0;      // nats per token, mean over the step
   // What the gradient is of, where that is not the loss: with sample weights and z-loss.
   bool has_objective = false;
   double objective = 0;
@@ -29,6 +30,8 @@ struct StepReport {
   double validation_loss = 0;
   double validation_bits_per_byte = 0;   // 0 where the data does not record its text's length
   std::map<std::string, double> health;  // StepResult::health
+  // TaskEvaluator::Evaluate, where the weights were scored after this step.
+  std::map<std::string, double> evaluation;
   // efficiency.h: what is known of this step, by name.
   std::map<std::string, double> efficiency;
   std::vector<data::SourceProgress> data;
@@ -68,7 +71,8 @@ struct RunResult {
   bool has_validation = false;
   double validation_loss = 0;
   double validation_bits_per_byte = 0;
-  double tokens_per_second = 0;  // over the steps of this process, validation left out
+  std::map<std::string, double> evaluation;  // TaskEvaluator::Evaluate of the final weights
+  double tokens_per_second = 0;              // over the steps of this process, validation left out
   // efficiency.h, over the same steps, by name.
   std::map<std::string, double> efficiency;
   // How long training stood still for checkpoints.
@@ -95,6 +99,7 @@ class TrainingObserver {
   virtual bool PauseRequested() = 0;
 };
 
+// Where config.steps is 0, scoring_run.h; otherwise:
 // Runs from config.resume_from (or step 0) to config.steps. Deterministic: the same config gives
 // the same digest, whatever config.threads is and wherever it was stopped and resumed.
 // Errors: INVALID_ARGUMENT (config and data do not fit), NOT_FOUND / DATA_LOSS (data or
