@@ -1,9 +1,10 @@
 # Compiler settings and the two functions that every folder's CMakeLists.txt uses.
 
 # Rounding is part of the product (docs/numerics.md): no contraction, no fast-math, anywhere.
-add_compile_options(-Wall -Wextra -ffp-contract=off -fno-math-errno)
+# nvcc has its own words for these (kernels/cuda/CMakeLists.txt).
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-ffp-contract=off;-fno-math-errno>")
 if(NIBBLE_WERROR)
-  add_compile_options(-Werror)
+  add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-Werror>)
 endif()
 # Debian's Abseil is built as C++14: its own string_view does not convert to std::string_view.
 include_directories(${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/proto)

@@ -26,13 +26,16 @@ struct AdamWCoefficients {
   float weight_decay;
 };
 
-NIBBLE_HD AdamWCoefficients MakeAdamWCoefficients(const AdamWArgs& args) {
+// The factor of a gradient of this norm; NaN where the norm is.
+NIBBLE_HD float AdamWClip(float max_norm, float norm) {
+  const float ratio = max_norm / (norm + 1e-6f);
+  return ratio > 1 ? 1 : ratio;
+}
+
+// With `clip` given: the norm may be where the caller cannot read it.
+NIBBLE_HD AdamWCoefficients MakeAdamWCoefficients(const AdamWArgs& args, float clip) {
   AdamWCoefficients result;
-  result.clip = 1;
-  if (args.max_gradient_norm != 0) {
-    const float ratio = args.max_gradient_norm / (*args.gradient_norm + 1e-6f);
-    result.clip = ratio > 1 ? 1 : ratio;
-  }
+  result.clip = clip;
   const double step = static_cast<double>(args.step);
   result.beta1 = args.beta1;
   result.beta2 = args.beta2;
@@ -44,6 +47,13 @@ NIBBLE_HD AdamWCoefficients MakeAdamWCoefficients(const AdamWArgs& args) {
   result.epsilon = args.epsilon;
   result.weight_decay = args.weight_decay;
   return result;
+}
+
+// Reads the norm: host backends only.
+NIBBLE_HD AdamWCoefficients MakeAdamWCoefficients(const AdamWArgs& args) {
+  return MakeAdamWCoefficients(args, args.max_gradient_norm == 0
+                                         ? 1.0f
+                                         : AdamWClip(args.max_gradient_norm, *args.gradient_norm));
 }
 
 NIBBLE_HD void AdamWUpdate(const AdamWCoefficients& k, float gradient, float& first_moment,

@@ -129,7 +129,8 @@ struct BackendOptions {
   int threads = 0;
 };
 
-// "reference" or "cpu". INVALID_ARGUMENT: no such backend in this build.
+// "reference", "cpu" or "cuda". INVALID_ARGUMENT: no such backend. FAILED_PRECONDITION, naming what
+// is missing: "cuda" in a build without it, or on a machine without driver, GPU or cuBLASLt.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view name,
                                                        const BackendOptions& options);
 

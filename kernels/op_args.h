@@ -8,8 +8,12 @@
 
 #include "kernels/operand_format.h"
 
-// Never out of line: see kernels/cpu/simd.h.
+// Never out of line: see kernels/cpu/simd.h. For host and device where nvcc compiles.
+#if defined(__CUDACC__)
+#define NIBBLE_INLINE __host__ __device__ __forceinline__
+#else
 #define NIBBLE_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace nibble::kernels {
 

@@ -6,6 +6,7 @@
 #include "kernels/cpu/operand.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cuda/cuda_factory.h"
 #include "kernels/nvfp4/bf16.h"
 #include "kernels/nvfp4/e2m1.h"
 #include "kernels/reference/operand.h"
@@ -108,6 +109,7 @@ class CpuEngine : public OpEngine {
 
 absl::StatusOr<std::unique_ptr<OpEngine>> CreateOpEngine(absl::string_view backend,
                                                          const BackendOptions& options) {
+  if (backend == "cuda") return cuda::CreateCudaEngine();
   // For its checks of the name and of the options.
   NIBBLE_RETURN_IF_ERROR(CreateBackend(backend, options).status());
   if (backend == "reference") return std::make_unique<ReferenceEngine>();

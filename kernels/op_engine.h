@@ -35,7 +35,7 @@ class OpEngine {
   virtual std::vector<float> Hadamard(const OperandRequest& request) = 0;
 };
 
-// For "reference" and "cpu"; the errors of CreateBackend.
+// For the backends of CreateBackend; its errors.
 absl::StatusOr<std::unique_ptr<OpEngine>> CreateOpEngine(absl::string_view backend,
                                                          const BackendOptions& options);
 

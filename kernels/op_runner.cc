@@ -181,18 +181,24 @@ class Runner {
     return cases.ExpectEnd();
   }
 
-  // In blocks of rows of the result, so that memory stays bounded by the operands'.
+  // In blocks of rows of the result, so that memory stays bounded by the operands'; on a GPU, whose
+  // packed operands cannot be cut, at once.
   absl::Status Multiply(OpCase& x, OpCase& w, Output& out) {
     constexpr int64_t kBlockElements = int64_t{16} << 20;
     NIBBLE_ASSIGN_OR_RETURN(const Prepared a, Prepare(RequestOf(x, 1)));
     NIBBLE_ASSIGN_OR_RETURN(const Prepared b, Prepare(RequestOf(w, 16)));
-    const int64_t block = std::max<int64_t>(1, kBlockElements / w.rows);
+    const int64_t block =
+        backend_->name() == "cuda" ? x.rows : std::max<int64_t>(1, kBlockElements / w.rows);
     std::vector<float> y(std::min(block, x.rows) * w.rows);
+    NIBBLE_ASSIGN_OR_RETURN(const auto product,
+                            backend_->Allocate(static_cast<int64_t>(y.size() * sizeof(float))));
     for (int64_t row = 0; row < x.rows; row += block) {
       Operand part = a.operand;
       part.rows = std::min(block, x.rows - row);
       part.data = static_cast<const char*>(part.data) + row * x.cols * SizeOf(part.storage);
-      backend_->Multiply(part, b.operand, {y.data(), DType::kF32, part.rows, w.rows}, false);
+      const Matrix c = {product->data(), DType::kF32, part.rows, w.rows};
+      backend_->Multiply(part, b.operand, c, false);
+      backend_->CopyToHost(y.data(), c.data, c.bytes());
       NIBBLE_RETURN_IF_ERROR(backend_->Synchronize());
       NIBBLE_RETURN_IF_ERROR(out.Write(y.data(), part.rows * w.rows * sizeof(float)));
     }
@@ -200,11 +206,15 @@ class Runner {
   }
 
   struct Prepared {
+    std::unique_ptr<DeviceBuffer> source;
     std::unique_ptr<DeviceBuffer> storage;
     Operand operand;
   };
-  absl::StatusOr<Prepared> Prepare(const OperandRequest& request) {
+  absl::StatusOr<Prepared> Prepare(OperandRequest request) {
     Prepared result;
+    NIBBLE_ASSIGN_OR_RETURN(result.source, backend_->Allocate(request.source.bytes()));
+    backend_->CopyToDevice(result.source->data(), request.source.data, request.source.bytes());
+    request.source.data = result.source->data();
     NIBBLE_ASSIGN_OR_RETURN(result.storage, backend_->Allocate(backend_->OperandBytes(
                                                 request.format, request.source.dtype,
                                                 request.source.rows, request.source.cols)));
@@ -241,7 +251,7 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::IsMember({"quantize", "quantize_sr", "rht", "swizzle", "gemm", "roundtrip"}));
   app.add_option("--backend", options.backend, "backend")
-      ->check(CLI::IsMember({"reference", "cpu"}));
+      ->check(CLI::IsMember({"reference", "cpu", "cuda"}));
   app.add_option("--in", options.in, "cases")->required();
   app.add_option("--out", options.out, "results")->required();
   app.add_option("--seed", options.seed, "quantize_sr: 64 bits, decimal or 0x");

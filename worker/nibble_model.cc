@@ -80,7 +80,7 @@ void AddRunOptions(CLI::App* verb, RunOptions* options) {
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
   verb->add_option("--backend", options->backend, "cpu, or the scalar reference")
-      ->check(CLI::IsMember({"cpu", "reference"}))
+      ->check(CLI::IsMember({"cpu", "reference", "cuda"}))
       ->capture_default_str();
   verb->add_option("--threads", options->threads, "Compute threads; 0: all processors")
       ->check(CLI::Range(0, 1024))

@@ -108,7 +108,7 @@ int main(int argc, char** argv) {
   app.add_option("--steps", options.steps, "Steps to train, instead of the spec's")
       ->check(CLI::PositiveNumber);
   app.add_option("--backend", options.backend, "Backend, instead of the spec's")
-      ->check(CLI::IsMember({"cpu", "reference"}));
+      ->check(CLI::IsMember({"cpu", "reference", "cuda"}));
   app.add_option("--threads", options.threads,
                  "Compute threads, instead of the spec's; 0: all processors")
       ->check(CLI::Range(0, 4096));

@@ -50,10 +50,13 @@ NIBBLE_HD float HadamardScale(int size) {
 
 // In place; the results are rounded to BF16.
 NIBBLE_HD void Hadamard(float* g, int size, const SignBits& signs) {
+  NIBBLE_UNROLL
   for (int i = 0; i < size; ++i) {
     if (IsNegative(signs, i) != 0) g[i] = -g[i];
   }
+  NIBBLE_UNROLL
   for (int stride = 1; stride < size; stride *= 2) {
+    NIBBLE_UNROLL
     for (int i = 0; i < size; ++i) {
       if ((i & stride) != 0) continue;
       const float a = g[i];
@@ -63,6 +66,7 @@ NIBBLE_HD void Hadamard(float* g, int size, const SignBits& signs) {
     }
   }
   const float scale = HadamardScale(size);
+  NIBBLE_UNROLL
   for (int i = 0; i < size; ++i) g[i] = RoundToBf16(g[i] * scale);
 }
 

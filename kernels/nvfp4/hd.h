@@ -10,4 +10,11 @@
 #define NIBBLE_HD static inline __attribute__((always_inline, unused))
 #endif
 
+// Before a loop over registers: an index that is not a constant would put them into memory.
+#if defined(__CUDACC__)
+#define NIBBLE_UNROLL _Pragma("unroll")
+#else
+#define NIBBLE_UNROLL
+#endif
+
 #endif  // KERNELS_NVFP4_HD_H_

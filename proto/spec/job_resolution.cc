@@ -169,7 +169,7 @@ class Resolver {
     if (!resources->has_threads()) resources->set_threads(0);
     CheckInteger("resources.threads", resources->threads(), {0, kMaxThreads}, &errors_);
     if (resources->backend().empty()) resources->set_backend("cpu");
-    CheckOneOf("resources.backend", resources->backend(), {"cpu", "reference"}, &errors_);
+    CheckOneOf("resources.backend", resources->backend(), {"cpu", "reference", "cuda"}, &errors_);
     v1::RestartSpec* restart = job_.spec.mutable_restart();
     if (!restart->has_max_failures()) restart->set_max_failures(3);
     CheckInteger("restart.max_failures", restart->max_failures(), {0, kMaxFailures}, &errors_);

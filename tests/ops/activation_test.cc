@@ -77,7 +77,7 @@ TEST_P(ActivationTest, GradientIsThatOfFiniteDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ActivationTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::ValuesIn(TestedBackends()),
                                             ::testing::Values(DType::kF32, DType::kBF16)));
 
 Outputs RunActivations(Backend& backend) {
@@ -118,7 +118,7 @@ Outputs AddAndSum(Backend& backend, DType dtype, const RowsCase& c) {
 }
 
 TEST(AddedRows, AreAddedAndSummedUp) {
-  for (const char* name : {"reference", "cpu"}) {
+  for (const char* name : TestedBackends()) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const RowsCase& c : kRowsCases) {
         const Outputs got = AddAndSum(*MakeBackend(name), dtype, c);

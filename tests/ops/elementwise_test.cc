@@ -179,7 +179,7 @@ TEST_P(ElementwiseTest, AdamWAgreesWithReferenceBitForBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseTest, ::testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseTest, ::testing::ValuesIn(TestedBackends()));
 
 TEST(ElementwiseCpu, BitsDoNotDependOnThreads) {
   const auto values = Inputs(8).Normal(DType::kF32, 1000003);

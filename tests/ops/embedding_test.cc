@@ -64,7 +64,7 @@ TEST_P(EmbeddingTest, BackwardAddsInAscendingTokenOrder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, EmbeddingTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::ValuesIn(TestedBackends()),
                                             ::testing::Values(DType::kF32, DType::kBF16)));
 
 TEST(EmbeddingThreads, BitsDoNotDependOnThem) {

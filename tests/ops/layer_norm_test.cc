@@ -109,7 +109,7 @@ TEST_P(LayerNormTest, NothingIsAddedWithoutDelta) {
 // In FP32; how BF16 differs from it other tests say.
 TEST(LayerNormGradient, IsThatOfFiniteDifferences) {
   constexpr Shape kSmall = {3, 21};
-  for (const char* name : {"reference", "cpu"}) {
+  for (const char* name : TestedBackends()) {
     const Values values(DType::kF32, kSmall);
     const Outputs got = ForwardBackward(*MakeBackend(name), DType::kF32, kSmall, values);
     const auto loss = [&](const std::vector<double>& x, const std::vector<double>& w,
@@ -136,7 +136,7 @@ TEST(LayerNormGradient, IsThatOfFiniteDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, LayerNormTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::ValuesIn(TestedBackends()),
                                             ::testing::Values(DType::kF32, DType::kBF16)));
 
 TEST(LayerNormCpu, AgreesWithReference) {

@@ -211,9 +211,9 @@ TEST_P(LmHeadTest, IgnoredRowsHaveNoGradient) {
   ExpectSameBits(got[2], values.d_weight);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, LmHeadGradientTest, ::testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, LmHeadGradientTest, ::testing::ValuesIn(TestedBackends()));
 INSTANTIATE_TEST_SUITE_P(Backends, LmHeadTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::ValuesIn(TestedBackends()),
                                             ::testing::Values(DType::kF32, DType::kBF16)));
 
 TEST(LmHeadCpu, BackwardAgreesWithReference) {

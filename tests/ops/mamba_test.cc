@@ -178,7 +178,7 @@ struct Results {
 };
 
 TEST(Mamba, ForwardIsFp64RoundedOnce) {
-  for (const char* name : {"reference", "cpu"}) {
+  for (const char* name : TestedBackends()) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const MambaShape& shape : kShapes) {
         const Values values(dtype, shape);
@@ -229,7 +229,7 @@ TEST(Mamba, GradientsAreThoseOfFiniteDifferences) {
   const auto scan = [&](Vector Values::*input, bool parameter) {
     return Differences(ScanInFp64, v.d_scan, input, parameter);
   };
-  for (const char* name : {"reference", "cpu"}) {
+  for (const char* name : TestedBackends()) {
     const Results got(*MakeBackend(name), DType::kF32, kSmall, v);
     ExpectRounded(got.d_projected, d_projected, DType::kF32, kBound);
     ExpectRounded(got.d_conv_weight, conv(&Values::conv_weight), DType::kF32, kBound);
@@ -288,7 +288,7 @@ TEST(Mamba, FastDecayIsHarmless) {
   Values values(DType::kF32, shape);
   values.a_log = {6, -6};
   values.dt_bias = {4, -100};
-  for (const char* name : {"reference", "cpu"}) {
+  for (const char* name : TestedBackends()) {
     const Results got(*MakeBackend(name), DType::kF32, shape, values);
     ExpectRounded(got.scan, ScanInFp64(shape, values), DType::kF32, 1e-4);
     for (const std::vector<float>& output : got.all()) {

@@ -1,9 +1,11 @@
 #include "tests/ops/operator_harness.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "gtest/gtest.h"
+#include "kernels/cuda/emulation/emulated_device.h"
 
 namespace nibble::kernels {
 namespace {
@@ -15,7 +17,27 @@ std::vector<float> Nans(int64_t size) { return std::vector<float>(size, std::nan
 
 }  // namespace
 
+std::vector<const char*> TestedBackends() {
+  std::vector<const char*> names = {"reference", "cpu", kEmulatedCuda};
+  if (const char* extra = std::getenv("NIBBLE_TEST_BACKEND"); extra != nullptr) {
+    names.push_back(extra);
+  }
+  return names;
+}
+
+std::unique_ptr<OpEngine> MakeEngine(absl::string_view name, int threads) {
+  if (name == kEmulatedCuda) return cuda::CreateEmulatedEngine(/*capability=*/80);
+  if (name == kEmulatedHopper) return cuda::CreateEmulatedEngine(/*capability=*/90);
+  if (name == kEmulatedBlackwell) return cuda::CreateEmulatedEngine(/*capability=*/100);
+  auto engine = CreateOpEngine(name, {.threads = threads});
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return *std::move(engine);
+}
+
 std::unique_ptr<Backend> MakeBackend(absl::string_view name, int threads) {
+  if (name == kEmulatedCuda) return cuda::CreateEmulatedBackend(/*capability=*/80);
+  if (name == kEmulatedHopper) return cuda::CreateEmulatedBackend(/*capability=*/90);
+  if (name == kEmulatedBlackwell) return cuda::CreateEmulatedBackend(/*capability=*/100);
   BackendOptions options;
   options.threads = threads;
   auto backend = CreateBackend(name, options);

@@ -9,9 +9,20 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/op_engine.h"
 
 namespace nibble::kernels {
 
+// The CUDA backend with its kernels run by the host: as a GPU without native products of quantised
+// operands (every operand is dequantised), with those of FP8, with those of NVFP4 as well.
+inline constexpr char kEmulatedCuda[] = "emulated_cuda";
+inline constexpr char kEmulatedHopper[] = "emulated_hopper";
+inline constexpr char kEmulatedBlackwell[] = "emulated_blackwell";
+
+// Every backend that can run here, and what NIBBLE_TEST_BACKEND names (tests/gpu: "cuda").
+std::vector<const char*> TestedBackends();
+
+std::unique_ptr<OpEngine> MakeEngine(absl::string_view name, int threads = 2);
 std::unique_ptr<Backend> MakeBackend(absl::string_view name, int threads = 2);
 
 // Nearest even, written apart from the product's own conversion.

@@ -73,7 +73,12 @@ class ProductTest : public testing::TestWithParam<std::string> {
   std::unique_ptr<Backend> backend_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, ProductTest, testing::Values("reference", "cpu"),
+std::vector<std::string> ProductBackends() {
+  const std::vector<const char*> names = TestedBackends();
+  return {names.begin(), names.end()};
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, ProductTest, testing::ValuesIn(ProductBackends()),
                          [](const auto& info) { return info.param; });
 
 TEST_P(ProductTest, EveryFormatAndLayoutEqualsTheExactProduct) {
@@ -168,7 +173,7 @@ TEST_P(ProductTest, HadamardOnBothSidesCancels) {
   const std::vector<int32_t> right = Inputs(2).Integers(x.size(), -2, 3);
   for (size_t i = 0; i < dy.size(); ++i) dy[i] = static_cast<float>(left[i]);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(right[i]);
-  auto engine = CreateOpEngine(GetParam(), {.threads = 2}).value();
+  auto engine = MakeEngine(GetParam());
   const auto transformed = [&](std::vector<float>& values, int64_t cols) {
     OperandRequest request = {
         {values.data(), DType::kF32, kTokens, cols}, true, kGradientFormat, {}};

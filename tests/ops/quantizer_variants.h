@@ -14,6 +14,7 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/op_engine.h"
+#include "tests/ops/operator_harness.h"
 
 namespace nibble::kernels {
 
@@ -29,6 +30,7 @@ inline std::vector<Variant> Variants() {
     if (isa > cpu::DetectIsa()) continue;
     for (int threads : {1, 3}) result.push_back({"cpu", std::string(cpu::NameOf(isa)), threads});
   }
+  result.push_back({kEmulatedCuda, "", 1});
   return result;
 }
 
@@ -39,8 +41,8 @@ inline std::string VariantName(const testing::TestParamInfo<Variant>& info) {
 struct VariantParts {
   explicit VariantParts(const Variant& variant) {
     setenv("NIBBLE_CPU_ISA", variant.isa.c_str(), 1);
-    engine = CreateOpEngine(variant.backend, {.threads = variant.threads}).value();
-    backend = CreateBackend(variant.backend, {.threads = variant.threads}).value();
+    engine = MakeEngine(variant.backend, variant.threads);
+    backend = MakeBackend(variant.backend, variant.threads);
     unsetenv("NIBBLE_CPU_ISA");
   }
   std::unique_ptr<OpEngine> engine;

@@ -161,9 +161,9 @@ TEST_P(RmsNormGradientTest, GradientIsThatOfFiniteDifferences) {
   ExpectRounded(d_weight_tensor.Read(), d_weight, DType::kF32, 5e-6);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, RmsNormGradientTest, ::testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, RmsNormGradientTest, ::testing::ValuesIn(TestedBackends()));
 INSTANTIATE_TEST_SUITE_P(Backends, RmsNormTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::ValuesIn(TestedBackends()),
                                             ::testing::Values(DType::kF32, DType::kBF16)));
 
 // The reference computes in doubles whatever the type, so BF16 results are FP32 results rounded.

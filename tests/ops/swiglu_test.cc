@@ -98,9 +98,9 @@ TEST_P(SwiGluGradientTest, GradientIsThatOfFiniteDifferences) {
   ExpectRounded(Backward(*backend_, dtype_, kSmall, gate_up, d_out), want, dtype_, 5e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, SwiGluGradientTest, ::testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, SwiGluGradientTest, ::testing::ValuesIn(TestedBackends()));
 INSTANTIATE_TEST_SUITE_P(Backends, SwiGluTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::ValuesIn(TestedBackends()),
                                             ::testing::Values(DType::kF32, DType::kBF16)));
 
 // The reference computes in doubles whatever the type, so BF16 results are FP32 results rounded.

@@ -20,6 +20,9 @@ TABLE = {
     "proto/": (["base/", "proto/"], "proto"),
     "kernels/nvfp4/": (["kernels/nvfp4/"], None),
     "kernels/": (["base/", "kernels/"], None),
+    # Kernels are compiled for GPUs: plain headers only. Host code of the folder is under "kernels/".
+    "kernels/cuda/*.cu": (["kernels/nvfp4/", "kernels/op_args.h", "kernels/mamba_args.h",
+                           "kernels/adamw.h", "kernels/cuda/"], None),
     "worker/data/": (["base/", "kernels/", "worker/data/"], None),
     "worker/collective/": (["base/", "kernels/", "worker/collective/"], None),
     "worker/checkpoint/": (["base/", "kernels/", "worker/checkpoint/"], None),
@@ -66,6 +69,8 @@ def tracked_files():
 
 
 def rule_of(path):
+    if path.endswith((".cu", ".cuh")):
+        return "kernels/cuda/*.cu" if path.startswith("kernels/cuda/") else None
     # A file outside every row has no permission at all, so that a new folder needs a new row.
     return max((p for p in TABLE if path.startswith(p)), key=len, default=None)
 

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/hardware_error.h"
 #include "worker/link/frame.h"
 #include "worker/link/text.h"
 
@@ -85,7 +86,7 @@ v1::FailureClass FailureClassOf(const absl::Status& status) {
     case absl::StatusCode::kResourceExhausted:
       return v1::OUT_OF_MEMORY;
     case absl::StatusCode::kUnavailable:
-      return v1::NETWORK;
+      return IsHardwareError(status) ? v1::HARDWARE : v1::NETWORK;
     default:
       return v1::CONTROL;
   }

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/hardware_error.h"
 #include "base/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -137,6 +138,8 @@ TEST(FailureClassTest, TellsWhoseFaultItIs) {
   flaky.SetPayload(trainer::kHardwareFault, absl::Cord());
   EXPECT_EQ(FailureClassOf(flaky), v1::HARDWARE);
   EXPECT_EQ(FailureClassOf(absl::ResourceExhaustedError("")), v1::OUT_OF_MEMORY);
+  EXPECT_EQ(FailureClassOf(absl::UnavailableError("")), v1::NETWORK);
+  EXPECT_EQ(FailureClassOf(HardwareError("cudaStreamSynchronize")), v1::HARDWARE);
   EXPECT_EQ(FailureClassOf(absl::InternalError("")), v1::CONTROL);
   EXPECT_EQ(FailureClassOf(absl::AbortedError("")), v1::CONTROL);
 }

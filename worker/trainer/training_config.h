@@ -97,7 +97,7 @@ struct TrainingConfig {
   // Older ones, newest first, for where resume_from does not verify.
   std::vector<ResumePoint> fallbacks;
   std::string init_from;        // checkpoint directory: weights only
-  std::string backend = "cpu";  // "cpu" or "reference"
+  std::string backend = "cpu";  // "cpu", "cuda" or "reference"
   int threads = 0;              // 0: all processors
   // spec::ConfigDigest of the job: a checkpoint of another configuration is refused on resume.
   std::string config_digest;
