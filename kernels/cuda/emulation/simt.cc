@@ -134,21 +134,32 @@ void PrepareBlock(int threads, int64_t shared_bytes) {
   std::memset(machine.shared.data(), 0xFF, machine.shared.size() * 8);
 }
 
+// Runs thread `t` if it can; returns whether it could.
+bool RunIfReady(int t) {
+  const Fiber& fiber = TheMachine().fibers[t];
+  if (fiber.done) return false;
+  if (fiber.waiting_for != nullptr && fiber.waiting_for->generation == fiber.waiting_generation) {
+    return false;
+  }
+  Resume(t);
+  return true;
+}
+
+// `order`: of the threads; warps stay together but where it is shuffled. Each warp runs as far
+// ahead of the others as barriers let it.
 void RunBlock(int threads, std::vector<int>& order, std::mt19937& random) {
   Machine& machine = TheMachine();
   bool progress = true;
   while (progress) {
     progress = false;
     if (machine.order == ThreadOrder::kShuffled) std::shuffle(order.begin(), order.end(), random);
-    for (const int t : order) {
-      const Fiber& fiber = machine.fibers[t];
-      if (fiber.done) continue;
-      if (fiber.waiting_for != nullptr &&
-          fiber.waiting_for->generation == fiber.waiting_generation) {
-        continue;
+    for (int first = 0; first < threads; first += kWarpSize) {
+      bool warp_progress = true;
+      while (warp_progress) {
+        warp_progress = false;
+        for (int i = first; i < first + kWarpSize; ++i) warp_progress |= RunIfReady(order[i]);
+        progress |= warp_progress;
       }
-      Resume(t);
-      progress = true;
     }
   }
   for (int t = 0; t < threads; ++t) {
