@@ -17,8 +17,17 @@ std::vector<float> Nans(int64_t size) { return std::vector<float>(size, std::nan
 
 }  // namespace
 
+bool CanEmulateCuda() {
+#if defined(NIBBLE_WITHOUT_FIBERS)
+  return false;
+#else
+  return true;
+#endif
+}
+
 std::vector<const char*> TestedBackends() {
-  std::vector<const char*> names = {"reference", "cpu", kEmulatedCuda};
+  std::vector<const char*> names = {"reference", "cpu"};
+  if (CanEmulateCuda()) names.push_back(kEmulatedCuda);
   if (const char* extra = std::getenv("NIBBLE_TEST_BACKEND"); extra != nullptr) {
     names.push_back(extra);
   }

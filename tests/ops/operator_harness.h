@@ -19,6 +19,9 @@ inline constexpr char kEmulatedCuda[] = "emulated_cuda";
 inline constexpr char kEmulatedHopper[] = "emulated_hopper";
 inline constexpr char kEmulatedBlackwell[] = "emulated_blackwell";
 
+// Not under sanitizers: they take its fibers' stacks for one.
+bool CanEmulateCuda();
+
 // Every backend that can run here, and what NIBBLE_TEST_BACKEND names (tests/gpu: "cuda").
 std::vector<const char*> TestedBackends();
 

@@ -30,7 +30,7 @@ inline std::vector<Variant> Variants() {
     if (isa > cpu::DetectIsa()) continue;
     for (int threads : {1, 3}) result.push_back({"cpu", std::string(cpu::NameOf(isa)), threads});
   }
-  result.push_back({kEmulatedCuda, "", 1});
+  if (CanEmulateCuda()) result.push_back({kEmulatedCuda, "", 1});
   return result;
 }
 
