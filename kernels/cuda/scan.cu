@@ -36,19 +36,23 @@ NIBBLE_GLOBAL void ChunkStateKernel(ScanInputs inputs, ScanLayout layout, float*
   if (threadIdx.x == 0) decays[at.DecayOffset(shape, layout)] = expf(last);
 }
 
-// What each chunk adds becomes the state before it. grid: [elements of a state, sequences * heads].
+// What each chunk adds becomes the state before it. `kept`, [sequences, heads, elements] or null:
+// the states before the first chunk, then those after the last. grid: [elements of a state,
+// sequences * heads].
 NIBBLE_GLOBAL void StatePassKernel(float* states, const float* decays, int64_t chunks,
-                                   int64_t elements) {
+                                   int64_t elements, float* kept) {
   const int64_t element = GlobalThread();
   if (element >= elements) return;
   float* state = states + static_cast<int64_t>(blockIdx.y) * chunks * elements + element;
   const float* decay = decays + static_cast<int64_t>(blockIdx.y) * chunks;
-  float running = 0;
+  const int64_t at = static_cast<int64_t>(blockIdx.y) * elements + element;
+  float running = kept == nullptr ? 0.0f : kept[at];
   for (int64_t c = 0; c < chunks; ++c) {
     const float added = state[c * elements];
     state[c * elements] = running;
     running = decay[c] * running + added;
   }
+  if (kept != nullptr) kept[at] = running;
 }
 
 // grid: [chunks, heads, sequences].
@@ -103,7 +107,8 @@ int64_t StateFloats(const MambaShape& shape) {
 
 }  // namespace
 
-void ComputeScanStates(Stream stream, const ScanInputs& inputs, float* states, float* decays) {
+void ComputeScanStates(Stream stream, const ScanInputs& inputs, float* states, float* decays,
+                       float* kept) {
   const MambaShape& shape = inputs.shape;
   const ScanLayout layout = ScanLayoutOf(shape);
   WithType(inputs.xbc.dtype, [&](auto type) {
@@ -112,7 +117,7 @@ void ComputeScanStates(Stream stream, const ScanInputs& inputs, float* states, f
   });
   const int64_t elements = shape.head_size * shape.state_size;
   Launch(dim3(CeilDiv(elements, kThreads), shape.sequences * shape.heads), kThreads, 0, stream,
-         StatePassKernel, states, static_cast<const float*>(decays), layout.chunks, elements);
+         StatePassKernel, states, static_cast<const float*>(decays), layout.chunks, elements, kept);
 }
 
 int64_t ScanSharedBytes(const MambaShape& shape) {
@@ -128,7 +133,7 @@ void ScanForward(Stream stream, const ScanArgs& args, void* scratch) {
   float* decays =
       states + shape.sequences * shape.heads * layout.chunks * shape.head_size * shape.state_size;
   ComputeScanStates(stream, {shape, args.xbc, args.projected, args.dt_bias, args.a_log}, states,
-                    decays);
+                    decays, args.state);
   WithType(args.xbc.dtype, [&](auto type) {
     Launch(dim3(layout.chunks, shape.heads, shape.sequences), kThreads, ScanSharedBytes(shape),
            stream, OutputKernel<decltype(type)>, args, layout, static_cast<const float*>(states));

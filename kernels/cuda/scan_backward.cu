@@ -360,7 +360,7 @@ void ScanBackward(Stream stream, const ScanBackwardArgs& args, void* memory) {
   const ScanLayout layout = ScanLayoutOf(shape);
   const BackwardScratch scratch(shape, layout, memory);
   ComputeScanStates(stream, {shape, args.xbc, args.projected, args.dt_bias, args.a_log},
-                    scratch.states, scratch.decays);
+                    scratch.states, scratch.decays, /*kept=*/nullptr);
   const int64_t shared = ScanSharedBytes(shape), elements = shape.head_size * shape.state_size;
   const dim3 of_heads(layout.chunks, shape.heads, shape.sequences);
   const dim3 of_groups(layout.chunks, shape.groups, shape.sequences);

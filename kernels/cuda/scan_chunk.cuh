@@ -185,7 +185,9 @@ struct ScanInputs {
   const float* dt_bias;
   const float* a_log;
 };
-void ComputeScanStates(Stream stream, const ScanInputs& inputs, float* states, float* decays);
+// `kept`: ScanArgs::state, or null.
+void ComputeScanStates(Stream stream, const ScanInputs& inputs, float* states, float* decays,
+                       float* kept);
 
 }  // namespace nibble::kernels::cuda::NIBBLE_CUDA_TARGET
 
