@@ -1,5 +1,5 @@
-// Evaluation of a spec. Seen to fail with: names compared before their default is filled in; the
-// context not bounded by the positions; steps 0 accepted without init_from.
+// Evaluation of a spec: names compared after their default is filled in, the context bounded by the
+// positions, steps 0 only with init_from.
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/spec/spec_test_util.h"
