@@ -136,7 +136,7 @@ class MetricStore {
                                              absl::Span<const LogRecord> records) = 0;
   virtual absl::StatusOr<LogPage> ReadLogs(const LogQuery& query) = 0;
 
-  // Everything of a job. OK where there is nothing.
+  // Everything of a job, durably. OK where there is nothing.
   virtual absl::Status DeleteJob(absl::string_view job_id) = 0;
   // As Store::BackUp.
   virtual absl::Status BackUp(const std::string& path) {

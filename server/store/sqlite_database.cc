@@ -246,6 +246,12 @@ absl::Status SqliteDatabase::CheckpointIfLarge() {
   return ErrorOf(code, "checkpoint");
 }
 
+absl::Status SqliteDatabase::Sync() {
+  const int code =
+      sqlite3_wal_checkpoint_v2(handle_, nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  return code == SQLITE_OK ? absl::OkStatus() : ErrorOf(code, "checkpoint");
+}
+
 absl::Status SqliteDatabase::ErrorOf(int code, absl::string_view operation) {
   const std::string message =
       absl::StrCat(path_, ": ", sqlite3_errmsg(handle_), " (", code, ") in ", operation);

@@ -83,6 +83,9 @@ class SqliteDatabase {
   void Rollback();
   // Moves the write-ahead log into the database where it has grown large.
   absl::Status CheckpointIfLarge();
+  // Moves it whatever its size: what was committed is durable on return, also with kCheckpoints.
+  // Not in a transaction.
+  absl::Status Sync();
 
   // The error after which nothing may be written any more; OK before.
   const absl::Status& fatal() const { return fatal_; }

@@ -183,6 +183,25 @@ TEST_F(SqliteFaultsTest, APowerCutShowsThatALogWasNotSynced) {
   EXPECT_EQ(lost, 9);
 }
 
+// A lost tail is sent again, but nobody deletes a job twice. Seen red without the sync.
+TEST_F(SqliteFaultsTest, WhatWasDeletedFromMetricsStaysSoThroughAPowerCut) {
+  FaultVfs vfs;
+  vfs.KeepImages(true);
+  auto metrics = OpenSqliteMetricStore(Path("metrics.db"), {FaultVfs::kName, nullptr});
+  ASSERT_THAT(metrics, IsOk());
+  const MetricSource gone{{"j-1", 1}, 0}, other{{"j-2", 1}, 0};
+  ASSERT_THAT((*metrics)->Append(gone, {{1, 1, 0, {{"loss", 1.0}}}}), IsOk());
+  ASSERT_THAT((*metrics)->DeleteJob("j-9"), IsOk());  // what is there now is on disk
+  ASSERT_THAT((*metrics)->Append(other, {{1, 1, 0, {{"loss", 1.0}}}}), IsOk());
+  ASSERT_THAT((*metrics)->DeleteJob("j-1"), IsOk());
+  ASSERT_OK_AND_ASSIGN(const TemporaryDirectory after, TemporaryDirectory::Make());
+  WriteImage(vfs.PowerCutImage(), after.path());
+  auto recovered = OpenSqliteMetricStore(after.path() + "/metrics.db");
+  ASSERT_THAT(recovered, IsOk());
+  EXPECT_EQ((*recovered)->LastSequence(gone).value(), 0);
+  EXPECT_EQ((*recovered)->LastSequence(other).value(), 1);
+}
+
 TEST_F(SqliteFaultsTest, AfterAFailedSyncNothingIsAcknowledgedAnyMore) {
   FaultVfs vfs;
   auto store = Open({FaultVfs::kName, nullptr});

@@ -122,7 +122,8 @@ class SqliteMetricStore : public MetricStore {
         return absl::OkStatus();
       }));
     }
-    return absl::OkStatus();
+    // Nobody would ask again for what a power cut brought back. A read is outside transactions.
+    return thread_.Read([](SqliteDatabase& db) { return db.Sync(); });
   }
 
   absl::Status BackUp(const std::string& path) override { return BackUpDatabase(thread_, path); }
