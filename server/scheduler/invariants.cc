@@ -181,7 +181,11 @@ void InvariantChecker::CheckQueue(const std::vector<Effect>& effects, const Sche
     if (event.after != JobState::kStarting || event.before == event.after) continue;
     const JobRecord* const started = scheduler.FindJob(event.job_id);
     for (const JobRecord* job : ready) {
-      if (started != nullptr && Alike(*job, *started) && OrderOf(*job) < OrderOf(*started)) {
+      // One that had to make room for a higher priority goes behind it.
+      const bool gave_way = started != nullptr && job->preemptions > 0 &&
+                            job->document->priority < started->document->priority;
+      if (started != nullptr && !gave_way && Alike(*job, *started) &&
+          OrderOf(*job) < OrderOf(*started)) {
         Fail(absl::StrCat("job ", event.job_id, " overtook ", job->job_id));
       }
     }

@@ -95,6 +95,7 @@ void Scheduler::Machine::Transition(LiveJob& job, Change change, absl::string_vi
     pause_deadlines_.emplace(job.pause_deadline_nanos, record.job_id);
   } else if (before == JobState::kPausing) {
     pause_deadlines_.erase({job.pause_deadline_nanos, record.job_id});
+    job.pause_overdue = false;  // else the next attempt would be stopped for it
   }
   AddEvent(record, before, std::move(change), actor);
   for (const WorkerShare& share : record.placement) changed_workers_.insert(share.worker_id);

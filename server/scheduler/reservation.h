@@ -43,6 +43,8 @@ struct Reservation {
   int64_t shadow_nanos = 0;
   // Jobs were told to make room.
   bool preempting = false;
+  // Jobs that had to give up slots for it: none of them takes its place, however early theirs was.
+  std::vector<std::string> victims;
 };
 
 // The earliest room for `slots`: on one worker, or, with `spread`, over several. Of equally early

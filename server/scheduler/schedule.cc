@@ -72,8 +72,14 @@ void Scheduler::Machine::StartReserved() {
   const QueuedJob& holder = *queue_.Find(reservation_->job_id);
   reserved_blocked_at_ = generation_;
   if (!queue_.IsReady(holder.job_id)) return;
-  // One like it may have come back to an earlier place in the queue: the promise is that one's.
-  const QueuedJob& job = queue_.First(queue_.ShapeOf(holder));
+  // One like it may have come back to an earlier place in the queue: the promise is that one's,
+  // unless it is the one that had to make room.
+  const auto& ready = queue_.ShapeOf(holder).ready;
+  const auto& victims = reservation_->victims;
+  const auto first = std::find_if(ready.begin(), ready.end(), [&](const RunQueue::Order& order) {
+    return std::find(victims.begin(), victims.end(), std::get<2>(order)) == victims.end();
+  });
+  const QueuedJob& job = *queue_.Find(std::get<2>(*first));
   reservation_->job_id = job.job_id;
   if (shares_.ExceedsLimit(job.project, job.slots)) return;
   std::vector<WorkerShare> placement = Place(job);
@@ -375,6 +381,7 @@ bool Scheduler::Machine::Preempt(const QueuedJob& job) {
   reservation.slots = choice->slots;
   reservation.start_nanos = reservation.shadow_nanos = clock_nanos() + options_.pause_grace_nanos;
   reservation.preempting = true;
+  reservation.victims = choice->job_ids;
   reservation_ = std::move(reservation);
   ++generation_;
   return true;
@@ -403,6 +410,7 @@ void Scheduler::Machine::ReviewReservation() {
   if (valid && plan->start_nanos >= reservation_->start_nanos) return;
   plan->job_id = job.job_id;
   plan->made_nanos = clock_nanos();
+  plan->victims = std::move(reservation_->victims);
   reservation_ = *std::move(plan);
   ++generation_;
 }

@@ -459,5 +459,26 @@ TEST_F(SchedulerTest, AWorkerBackWithFewerSlotsLosesNothingButGetsNoMore) {
   EXPECT_EQ(scheduler.FindJob(second)->state, JobState::kRunning);
 }
 
+// A pause that came too late stops one attempt, not those after it. Seen red without the flag's
+// reset.
+TEST_F(SchedulerTest, AnAttemptAfterAnOverduePauseRuns) {
+  SchedulerOptions options;
+  options.pause_grace_nanos = 5 * kSecond;
+  World world(options);
+  world.Register("w1", 1);
+  const std::string job = world.Submit();
+  world.Report("w1", {job, 1}, AttemptStatus::kTraining);
+  world.Step(PauseRequested{job, "user"});
+  EXPECT_EQ(world.list("w1").assignments.at(0).action, AssignmentAction::kPause);
+  world.Advance(6 * kSecond);
+  EXPECT_EQ(world.list("w1").assignments.at(0).action, AssignmentAction::kStop);
+  world.Report("w1", {job, 1}, AttemptStatus::kStopped);
+  ASSERT_EQ(world.state(job), JobState::kPaused);
+  world.Step(ResumeRequested{job, "user"});
+  ASSERT_EQ(world.state(job), JobState::kStarting);
+  EXPECT_EQ(world.list("w1").assignments.at(0).action, AssignmentAction::kRun);
+  EXPECT_THAT(world.violations(), IsEmpty());
+}
+
 }  // namespace
 }  // namespace nibble::scheduler
