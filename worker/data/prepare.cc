@@ -87,8 +87,9 @@ class Preparation {
     result_.resumed_documents = partial_->state().documents;
     if (two_passes_) NIBBLE_RETURN_IF_ERROR(PlanLastSplit());
     NIBBLE_RETURN_IF_ERROR(WriteShards());
-    NIBBLE_RETURN_IF_ERROR(partial_->Publish(options_.overwrite));
+    // The last report may still stop the work: what is in place stays.
     NIBBLE_RETURN_IF_ERROR(Report());
+    NIBBLE_RETURN_IF_ERROR(partial_->Publish(options_.overwrite));
     result_.vocab_size = tokenizer_->vocab_size();
     result_.dropped_nul_bytes = dropped_nul_bytes_;
     return result_;
@@ -337,7 +338,10 @@ class Preparation {
     std::vector<std::unique_ptr<Tokenizer>> tokenizers(Threads());
     NIBBLE_RETURN_IF_ERROR(ForEachBatch(
         state.documents, [&](int thread, Batch& batch) { EncodeAll(&tokenizers[thread], batch); },
-        [this](Batch& batch) { return WriteBatch(batch); }));
+        [this](Batch& batch) -> absl::Status {
+          NIBBLE_RETURN_IF_ERROR(WriteBatch(batch));
+          return Report();
+        }));
     if (two_passes_ && progress_.documents != plan_.documents()) return InputChanged();
     if (train_.manifest.documents == 0) {
       return absl::InvalidArgumentError("inputs: no document to train on");

@@ -385,7 +385,9 @@ class ResumeTest : public PrepareTest {
   // Every file of the dataset, by name.
   std::map<std::string, std::string> Files() const {
     std::map<std::string, std::string> files;
-    for (const std::string& name : *ListDirectory(options_.output_directory)) {
+    const auto listed = ListDirectory(options_.output_directory);
+    EXPECT_THAT(listed, IsOk());
+    for (const std::string& name : *listed) {
       files[name] = *ReadFile(JoinPath(options_.output_directory, name), 1 << 28);
     }
     return files;

@@ -18,7 +18,7 @@ namespace nibble::data {
 absl::StatusOr<TokenFile> TokenFile::Open(const std::string& path, bool keep_open) {
   TokenFile file;
   file.path_ = path;
-  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return ErrnoStatus(errno, "open", path);
   struct stat info;
   if (fstat(file.fd_, &info) != 0) return ErrnoStatus(errno, "stat", path);
@@ -53,7 +53,7 @@ TokenFile::~TokenFile() {
 absl::Status TokenFile::ReadAt(int64_t offset, int64_t count, char* out) const {
   NIBBLE_CHECK(offset >= 0 && count >= 0 && offset <= size_ && count <= size_ - offset);
   if (fd_ >= 0) return ReadFrom(fd_, offset, count, out);
-  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return ErrnoStatus(errno, "open", path_);
   struct stat info;
   absl::Status status;

@@ -47,12 +47,12 @@ class Sax : public nlohmann::json_sax<Json> {
   }
 
   bool string(string_t& text) override {
-    if (Where() == kMerges && Next()) return AddMerge(text);
-    if (merge_parts_ >= 0) {
+    if (merge_parts_ >= 0) {  // a merge that is a list
       if (merge_parts_ >= 2) return Fail("a merge of more than two tokens");
       (merge_parts_++ == 0 ? pair_.first : pair_.second) = text;
       return true;
     }
+    if (Where() == kMerges && Next()) return AddMerge(text);
     return Scalar(text);
   }
 
