@@ -260,7 +260,6 @@ class Scheduler::Machine {
   int64_t last_event_id_ = 0;
   int64_t last_submit_sequence_ = 0;
   int64_t last_tick_nanos_ = 0;
-  bool ticked_ = false;
   int64_t last_hold_alert_nanos_ = 0;
   bool hold_alerted_ = false;
   SchedulerStats stats_;

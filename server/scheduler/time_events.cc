@@ -22,6 +22,7 @@ constexpr int64_t kUsageNanos = 60LL * 1'000'000'000;
 
 void Scheduler::Machine::Handle(const Recovered& event) {
   recovered_ = true;
+  last_tick_nanos_ = now_.monotonic_nanos;  // a stall may come before the first tick
   last_event_id_ = event.last_event_id;
   last_submit_sequence_ = event.last_submit_sequence;
   for (const PurgeRecord& purge : event.purges) {
@@ -92,10 +93,8 @@ void Scheduler::Machine::RecoverJob(const Recovered::Job& row) {
 void Scheduler::Machine::Handle(const Tick&) {
   // Renewals that waited behind a stall of the daemon must not be overtaken by the expiry of what
   // they renew.
-  const bool stalled =
-      ticked_ && now_.monotonic_nanos - last_tick_nanos_ > options_.lease_term_nanos / 3;
+  const bool stalled = now_.monotonic_nanos - last_tick_nanos_ > options_.lease_term_nanos / 3;
   last_tick_nanos_ = now_.monotonic_nanos;
-  ticked_ = true;
   if (stalled && !NIBBLE_PLANTED("stall_not_forgiven")) return GrantTermAfterStall();
   WatchWorkers();
   ExpireLeases();
