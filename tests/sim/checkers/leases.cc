@@ -56,14 +56,17 @@ class LeaseChecker : public Checker {
   }
 
   void DaemonRests(coordinator::Coordinator&) override {
-    if (now() - last_rest_ > kNearStallNanos) GrantAll();
+    const int64_t gap = now() - last_rest_;
+    if (gap > kStallNanos) GrantAll();
+    // Perhaps a stall: a term that may have begun, and need not.
+    if (gap > kNearStallNanos) near_stall_ = now();
     last_rest_ = now();
     size_t leases = 0, silent = 0;
     const int64_t term = site_.options->lease_term_nanos;
     for (const auto& [job_id, job] : site_.rows.jobs) {
       if (job.placement.empty()) continue;
       ++leases;
-      if (now() - granted_[{job_id, job.attempt}] > term / 2) ++silent;
+      if (now() - std::max(granted_[{job_id, job.attempt}], near_stall_) > term / 2) ++silent;
     }
     // Where many fall silent at once none expires before the orphan limit.
     const bool may_be_held = leases >= 3 || silent >= 3;
@@ -71,7 +74,7 @@ class LeaseChecker : public Checker {
         term + kSlackNanos + (may_be_held ? site_.options->orphan_limit_nanos + 2 * term : 0);
     for (const auto& [job_id, job] : site_.rows.jobs) {
       if (job.placement.empty()) continue;
-      int64_t& granted = granted_[{job_id, job.attempt}];
+      const int64_t granted = std::max(granted_[{job_id, job.attempt}], near_stall_);
       CheckRunTime(job);
       if (may_be_held) held_[job_id] = now();
       const int64_t since = std::max(granted, held_[job_id]);
@@ -124,6 +127,7 @@ class LeaseChecker : public Checker {
   std::map<std::string, int64_t> started_;
   std::map<std::string, int64_t> held_;
   int64_t last_rest_ = 0;
+  int64_t near_stall_ = 0;  // newest
 };
 
 }  // namespace
