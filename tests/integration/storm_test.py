@@ -33,6 +33,7 @@ class StormTest(unittest.TestCase):
             with open(cluster.directory / "acknowledged", "wb") as output:
                 storm = subprocess.Popen([BIN.parent / "test" / "submit_storm", cluster.ports["grpc"],
                                           str(CLIENTS), str(JOBS), spec], stdout=output)
+            self.addCleanup(storm.kill)
             kills = 0
             while storm.poll() is None:
                 time.sleep(chance.uniform(0.05, 0.4))

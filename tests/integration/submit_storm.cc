@@ -31,6 +31,7 @@ std::string SubmitUntilAcknowledged(v1::TrainingService::Stub& stub,
   while (std::chrono::system_clock::now() < give_up) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+    context.set_wait_for_ready(true);
     v1::SubmitJobResponse response;
     const grpc::Status status = stub.SubmitJob(&context, request, &response);
     if (status.ok()) return response.job().job_id();
@@ -41,6 +42,7 @@ std::string SubmitUntilAcknowledged(v1::TrainingService::Stub& stub,
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
+  std::fprintf(stderr, "%s: no answer\n", request.request_id().c_str());
   return "";
 }
 
@@ -60,7 +62,8 @@ int Run(const std::string& address, int clients, int jobs, const std::string& sp
       grpc::ChannelArguments arguments;
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 100);
       arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 20);
-      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 20);
+      // Also how long one connection attempt may take; only a call that waits drives it.
+      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
       // A connection of its own, not one shared through the global pool.
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
       const auto stub = v1::TrainingService::NewStub(
@@ -76,9 +79,13 @@ int Run(const std::string& address, int clients, int jobs, const std::string& sp
           continue;
         }
         // As where an acknowledgement was lost: the same request again gives the same job.
-        if (i % kRepeatEvery == 0 && SubmitUntilAcknowledged(*stub, request) != id) {
-          std::fprintf(stderr, "%s made two jobs\n", request.request_id().c_str());
-          ++failed;
+        if (i % kRepeatEvery == 0) {
+          const std::string again = SubmitUntilAcknowledged(*stub, request);
+          if (again != id) {
+            std::fprintf(stderr, "%s gave %s and then '%s'\n", request.request_id().c_str(), id.c_str(),
+                         again.c_str());
+            ++failed;
+          }
         }
         MutexLock lock(output);
         std::printf("%s %s\n", request.request_id().c_str(), id.c_str());
