@@ -1,5 +1,6 @@
 """A daemon with its local worker for a test: started on free loopback ports in a temporary directory,
 spoken to through the command line, killed by pid, and gone afterwards."""
+import contextlib
 import json
 import os
 import pathlib
@@ -114,8 +115,10 @@ class Cluster:
                 executable = os.readlink(proc / "exe")
                 if proc.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
                     continue
-                files = [os.readlink(f) for f in (proc / "fd").iterdir()]
-                files.append(os.readlink(proc / "cwd"))  # a trainer runs in its attempt's directory
+                files = [os.readlink(proc / "cwd")]  # a trainer runs in its attempt's directory
+                for descriptor in (proc / "fd").iterdir():
+                    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                        files.append(os.readlink(descriptor))
                 command = (proc / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue

@@ -2,6 +2,7 @@
 """A worker is frozen past its lease, another takes its job, and it wakes: what it says then counts for
 nothing, its trainers die, and the job ends with the weights of an undisturbed run.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -26,11 +27,13 @@ class FreezeTest(unittest.TestCase):
 
     @staticmethod
     def trainers_of(worker):
-        children = pathlib.Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-        found = []
-        for task in children.parent.parent.iterdir():
-            found += [int(pid) for pid in (task / "children").read_text().split()]
-        return [pid for pid in found if "nibble-trainer" in os.readlink(f"/proc/{pid}/exe")]
+        trainers = []
+        for task in pathlib.Path(f"/proc/{worker.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                for pid in (task / "children").read_text().split():
+                    if "nibble-trainer" in os.readlink(f"/proc/{pid}/exe"):
+                        trainers.append(int(pid))
+        return trainers
 
     def freeze_and_wake(self, with_trainer):
         self.workers = []
