@@ -1,5 +1,6 @@
 #include <string>
 
+#include "base/bulk_copy.h"
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/files.h"
@@ -9,6 +10,7 @@
 #include "base/sha256.h"
 #include "base/status_matchers.h"
 #include "base/tls_files.h"
+#include "base/xxh3.h"
 #include "gtest/gtest.h"
 
 namespace nibble {
@@ -28,6 +30,54 @@ TEST(Crc32cTest, ContinuesOverPieces) {
 // FIPS 180-2, appendix B.1.
 TEST(Sha256Test, KnownAnswer) {
   EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+// Of `xxhsum -H3` and `xxhsum -H2` (xxhsum 0.8.1).
+TEST(Xxh3Test, KnownAnswers) {
+  EXPECT_EQ(Xxh3Of("abc"), 0x78af5f94892f3950u);
+  PieceDigest nothing;
+  EXPECT_EQ(nothing.HexDigest(), "99aa06d3014798d86001c324468d497f");
+  EXPECT_EQ(PieceDigestHex("", 2), "99aa06d3014798d86001c324468d497f");
+  EXPECT_EQ(PieceDigestHex("abc", 2), "f758394eebabb2bb51ee911f78f31836");
+  std::string pieces(2 * PieceDigest::kPieceBytes + 524295, 0);
+  for (uint64_t i = 0; i < pieces.size(); ++i) pieces[i] = static_cast<char>(i * i + (i >> 8));
+  EXPECT_EQ(PieceDigestHex(pieces, 0), "f2a5089700cda533a07f39618ae4f643");
+}
+
+// However the bytes come, and however many threads there are.
+TEST(Xxh3Test, ContinuesOverUpdates) {
+  std::string bytes(3 * PieceDigest::kPieceBytes, 0);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i % 251);
+  for (size_t size : {bytes.size(), bytes.size() - 1, PieceDigest::kPieceBytes, size_t{17}}) {
+    const absl::string_view all = absl::string_view(bytes).substr(0, size);
+    const std::string digest = PieceDigestHex(all, /*threads=*/1);
+    EXPECT_EQ(PieceDigestHex(all, /*threads=*/5), digest);
+    for (size_t first : {size_t{1}, size_t{10}, size / 2, size}) {
+      PieceDigest pieces;
+      Xxh3 plain;
+      for (absl::string_view part : {all.substr(0, first), all.substr(first)}) {
+        pieces.Update(part);
+        plain.Update(part);
+      }
+      EXPECT_EQ(pieces.HexDigest(), digest);
+      EXPECT_EQ(plain.Value(), Xxh3Of(all));
+    }
+  }
+}
+
+TEST(BulkCopyTest, CopiesWhatItIsGivenAndNothingElse) {
+  std::string from(400, 0);
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<char>(i % 127);
+  for (size_t to_offset = 0; to_offset < 65; ++to_offset) {
+    for (size_t bytes : {0, 1, 63, 64, 65, 127, 200, 300}) {
+      const size_t from_offset = (to_offset * 7) % 33;
+      std::string to(400, '.');
+      BulkCopy(&to[to_offset], &from[from_offset], bytes);
+      const std::string expected = std::string(to_offset, '.') + from.substr(from_offset, bytes) +
+                                   std::string(400 - to_offset - bytes, '.');
+      ASSERT_EQ(to, expected) << to_offset << " " << bytes;
+    }
+  }
 }
 
 TEST(FilesTest, ReplacesAndReads) {

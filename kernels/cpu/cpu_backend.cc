@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/bulk_copy.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
@@ -79,14 +80,11 @@ class CpuBackend : public HostBackend {
   absl::string_view name() const override { return "cpu"; }
   absl::string_view description() const override { return description_; }
 
-  // A whole training state is copied while training stalls for it: with all threads.
+  void CopyToDevice(void* device, const void* host, int64_t bytes) override {
+    Copy(device, host, bytes);
+  }
   void CopyToHost(void* host, const void* device, int64_t bytes) override {
-    constexpr int64_t kTileBytes = int64_t{4} << 20;
-    cpu::ParallelFor(pool_, (bytes + kTileBytes - 1) / kTileBytes, [&](int64_t tile, int) {
-      const int64_t first = tile * kTileBytes;
-      std::memcpy(static_cast<char*>(host) + first, static_cast<const char*>(device) + first,
-                  std::min(kTileBytes, bytes - first));
-    });
+    Copy(host, device, bytes);
   }
 
   int64_t OperandBytes(const OperandFormat& format, DType source, int64_t rows,
@@ -168,6 +166,21 @@ class CpuBackend : public HostBackend {
   void AdamW(const AdamWArgs& args) override { ops_.adamw(context_, args); }
 
  private:
+  // A whole training state is copied while training stalls for it: with all threads, past the
+  // cache. Little is copied to be used at once.
+  void Copy(void* to, const void* from, int64_t bytes) {
+    constexpr int64_t kTileBytes = int64_t{256} << 10;
+    if (bytes <= kTileBytes) {
+      std::memcpy(to, from, bytes);
+      return;
+    }
+    cpu::ParallelFor(pool_, (bytes + kTileBytes - 1) / kTileBytes, [&](int64_t tile, int) {
+      const int64_t first = tile * kTileBytes;
+      BulkCopy(static_cast<char*>(to) + first, static_cast<const char*>(from) + first,
+               static_cast<size_t>(std::min(kTileBytes, bytes - first)));
+    });
+  }
+
   cpu::ThreadPool pool_;
   cpu::Scratch scratch_;
   cpu::OpContext context_;

@@ -63,9 +63,12 @@ std::vector<std::string> ManifestSeeds() {
                     .config_digest = std::string(64, 'c'),
                     .loss_sum = 12.5,
                     .loss_count = 5};
-  manifest.files = {{checkpoint::kModelFile, 1000, std::string(64, 'a')},
-                    {checkpoint::kOptimizerFile, 2000, std::string(64, 'b')}};
-  return {checkpoint::ManifestToJson(manifest), "{\"format_version\": 1}"};
+  manifest.files = {{checkpoint::kModelFile, 1000, std::string(64, 'a'), std::string(32, 'c')},
+                    {checkpoint::kOptimizerFile, 2000, std::string(64, 'b'), std::string(32, 'd')}};
+  checkpoint::Manifest old = manifest;
+  old.format_version = 1;
+  return {checkpoint::ManifestToJson(manifest), checkpoint::ManifestToJson(old),
+          "{\"format_version\": 1}"};
 }
 
 bool RunHuggingFaceConfig(absl::string_view input) {

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -18,6 +17,7 @@
 #include "base/check.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "base/xxh3.h"
 
 namespace nibble::checkpoint {
 namespace {
@@ -31,14 +31,14 @@ absl::StatusOr<ManifestFile> WriteTensors(const std::string& directory, const ch
                           SafetensorsWriter::Create(JoinPath(directory, name), source.Tensors()));
   NIBBLE_RETURN_IF_ERROR(source.WriteTo(*writer));
   NIBBLE_RETURN_IF_ERROR(writer->Finish());
-  return ManifestFile{name, writer->size_bytes(), writer->sha256()};
+  return ManifestFile{name, writer->size_bytes(), writer->sha256(), writer->xxh3()};
 }
 
 absl::StatusOr<ManifestFile> WriteText(const std::string& directory, const TextFile& file) {
   NIBBLE_CHECK(IsCheckpointFile(file.name));
   NIBBLE_RETURN_IF_ERROR(WriteFileDurably(JoinPath(directory, file.name), file.contents));
   return ManifestFile{file.name, static_cast<int64_t>(file.contents.size()),
-                      Sha256Hex(file.contents)};
+                      Sha256Hex(file.contents), PieceDigestHex(file.contents, /*threads=*/1)};
 }
 
 absl::StatusOr<SavedCheckpoint> WriteFiles(const std::string& directory,
@@ -87,7 +87,8 @@ absl::Status AtPath(const absl::Status& status, const std::string& path) {
 }
 
 // Maps a file of the manifest, its size and digest verified.
-absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestFile& expected) {
+absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestFile& expected,
+                                   int threads) {
   const std::string path = JoinPath(directory, expected.name);
   struct stat info;
   if (lstat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "open", path);
@@ -96,14 +97,19 @@ absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestF
                                             " bytes; the manifest has ", expected.size_bytes));
   }
   NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-  if (Sha256Hex(file.contents()) != expected.sha256) {
-    return absl::DataLossError(absl::StrCat(path, ": its SHA-256 is not the manifest's"));
+  if (expected.xxh3.empty()) {
+    if (Sha256Hex(file.contents()) != expected.sha256) {
+      return absl::DataLossError(absl::StrCat(path, ": its SHA-256 is not the manifest's"));
+    }
+  } else if (PieceDigestHex(file.contents(), threads) != expected.xxh3) {
+    return absl::DataLossError(absl::StrCat(path, ": its digest is not the manifest's"));
   }
   return file;
 }
 
-absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const ManifestFile& expected) {
-  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapFile(directory, expected));
+absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const ManifestFile& expected,
+                                       int threads) {
+  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapFile(directory, expected, threads));
   absl::StatusOr<TensorFile> parsed = TensorFile::Parse(std::move(file));
   if (!parsed.ok()) return AtPath(parsed.status(), JoinPath(directory, expected.name));
   return parsed;
@@ -114,21 +120,22 @@ enum class Parts { kAll, kWithoutOptimizer };
 // Verifies every file but the model's; the optimiser's is opened where `parts` has it and there is
 // one.
 absl::StatusOr<std::optional<TensorFile>> OpenOthers(const std::string& directory,
-                                                     const Manifest& manifest, Parts parts) {
+                                                     const Manifest& manifest, Parts parts,
+                                                     int threads) {
   std::optional<TensorFile> optimizer;
   for (const ManifestFile& file : manifest.files) {
     if (file.name == kModelFile) continue;
     if (file.name != kOptimizerFile) {
-      NIBBLE_RETURN_IF_ERROR(MapFile(directory, file).status());
+      NIBBLE_RETURN_IF_ERROR(MapFile(directory, file, threads).status());
     } else if (parts == Parts::kAll) {
-      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file));
+      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file, threads));
     }
   }
   return optimizer;
 }
 
 absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
-                                    const std::string& expected_digest, Parts parts) {
+                                    const std::string& expected_digest, Parts parts, int threads) {
   const std::string path = JoinPath(directory, kManifestFile);
   absl::StatusOr<std::string> text = ReadFile(path, kMaxManifestBytes);
   if (absl::IsResourceExhausted(text.status())) {
@@ -142,14 +149,11 @@ absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
   }
   absl::StatusOr<Manifest> manifest = ManifestFromJson(*text);
   if (!manifest.ok()) return AtPath(manifest.status(), directory);
-  // Digesting is what takes the time, so both large files at once.
-  absl::StatusOr<TensorFile> model = absl::UnknownError("not opened");
-  std::thread opening([&] { model = OpenTensors(directory, *manifest->Find(kModelFile)); });
-  absl::StatusOr<std::optional<TensorFile>> optimizer = OpenOthers(directory, *manifest, parts);
-  opening.join();
-  if (!model.ok()) return model.status();
-  if (!optimizer.ok()) return optimizer.status();
-  return OpenCheckpoint{*std::move(manifest), digest, *std::move(model), *std::move(optimizer)};
+  NIBBLE_ASSIGN_OR_RETURN(TensorFile model,
+                          OpenTensors(directory, *manifest->Find(kModelFile), threads));
+  NIBBLE_ASSIGN_OR_RETURN(std::optional<TensorFile> optimizer,
+                          OpenOthers(directory, *manifest, parts, threads));
+  return OpenCheckpoint{*std::move(manifest), digest, std::move(model), std::move(optimizer)};
 }
 
 }  // namespace
@@ -207,12 +211,12 @@ absl::Status VerifyWritten(const SavedCheckpoint& saved) {
 }
 
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
-                                             const std::string& expected_digest) {
-  return Open(directory, expected_digest, Parts::kAll);
+                                             const std::string& expected_digest, int threads) {
+  return Open(directory, expected_digest, Parts::kAll, threads);
 }
 
 absl::StatusOr<OpenCheckpoint> OpenWeights(const std::string& directory) {
-  return Open(directory, /*expected_digest=*/"", Parts::kWithoutOptimizer);
+  return Open(directory, /*expected_digest=*/"", Parts::kWithoutOptimizer, /*threads=*/0);
 }
 
 absl::StatusOr<std::string> ReadCheckpointText(const std::string& directory,
@@ -226,7 +230,7 @@ absl::StatusOr<std::string> ReadCheckpointText(const std::string& directory,
     return absl::ResourceExhaustedError(absl::StrCat(
         JoinPath(directory, name), " has ", file->size_bytes, " bytes; at most ", max_bytes));
   }
-  NIBBLE_ASSIGN_OR_RETURN(const MappedFile mapped, MapFile(directory, *file));
+  NIBBLE_ASSIGN_OR_RETURN(const MappedFile mapped, MapFile(directory, *file, /*threads=*/1));
   return std::string(mapped.contents());
 }
 

@@ -89,10 +89,12 @@ struct OpenCheckpoint {
 absl::Status VerifyWritten(const SavedCheckpoint& saved);
 
 // Opens and verifies a checkpoint directory: sizes and digests of all files, the form of both
-// tensor files. `expected_digest`: SHA-256 that manifest.json must have; empty for any.
+// tensor files. `expected_digest`: SHA-256 that manifest.json must have; empty for any. Of the
+// files the digest that is made for speed is verified, by `threads` threads (0: all processors);
+// the SHA-256 only where there is no other.
 // NOT_FOUND: no such directory or file. DATA_LOSS: anything in it is not what it should be.
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
-                                             const std::string& expected_digest);
+                                             const std::string& expected_digest, int threads = 0);
 // The same without the optimiser's file, which is neither opened nor verified.
 absl::StatusOr<OpenCheckpoint> OpenWeights(const std::string& directory);
 

@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/sha256.h"
 #include "base/status_matchers.h"
+#include "base/xxh3.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -21,6 +22,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // One tensor "w" of three values from `first`; may fail half-way.
 class ThreeValues : public TensorSource {
@@ -179,7 +181,7 @@ TEST_F(CheckpointStoreTest, ListsCompleteCheckpointsOnly) {
 }
 
 // Whatever byte of whatever file changes, and wherever a file is cut, the checkpoint is refused.
-// Seen red with the comparison of the file's SHA-256 taken out.
+// Seen red with the comparison of the file's digest taken out.
 TEST_F(CheckpointStoreTest, RefusesAnyChangedByteAndAnyCut) {
   const SavedCheckpoint saved = Save(7);
   for (const char* name : {kManifestFile, kModelFile, kOptimizerFile, kModelDescriptionFile}) {
@@ -209,6 +211,99 @@ TEST_F(CheckpointStoreTest, RefusesAnyChangedByteAndAnyCut) {
   EXPECT_THAT(OpenAndVerify(JoinPath(root_, "step-8"), ""), StatusIs(absl::StatusCode::kNotFound));
 }
 
+// As many values as make three of the pieces that are digested by themselves, and a bit.
+class ThreePieces : public TensorSource {
+ public:
+  static constexpr int64_t kValues = 3 * (int64_t{1} << 18) + 5;
+  std::vector<TensorInfo> Tensors() const override {
+    TensorInfo tensor;
+    tensor.name = "w";
+    tensor.shape = {kValues};
+    return {tensor};
+  }
+  absl::Status WriteTo(SafetensorsWriter& writer) override {
+    std::vector<float> values(kValues);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+    return writer.Append(values.data(), kValues);
+  }
+};
+
+// A digest that forgets a piece, or their order, is none.
+TEST_F(CheckpointStoreTest, RefusesAChangeInAnyPieceOfALargeFile) {
+  ThreeValues model(1);
+  ThreePieces optimizer;
+  ASSERT_OK_AND_ASSIGN(const SavedCheckpoint saved,
+                       SaveCheckpoint(root_, Contents(7, model, optimizer)));
+  const std::string path = JoinPath(saved.path, kOptimizerFile);
+  ASSERT_OK_AND_ASSIGN(const std::string good, ReadFile(path, 1 << 24));
+  constexpr size_t kPiece = PieceDigest::kPieceBytes;
+  ASSERT_GT(good.size(), 3 * kPiece);
+  const auto refused = [&](const std::string& contents) {
+    Overwrite(path, contents);
+    for (int threads : {1, 3}) {
+      EXPECT_THAT(OpenAndVerify(saved.path, saved.manifest_digest, threads),
+                  StatusIs(absl::StatusCode::kDataLoss));
+    }
+  };
+  for (size_t at :
+       {size_t{0}, kPiece - 1, kPiece, 2 * kPiece + 12345, 3 * kPiece, good.size() - 1}) {
+    SCOPED_TRACE(at);
+    std::string bad = good;
+    bad[at] ^= 1;
+    refused(bad);
+  }
+  refused(absl::StrCat(good.substr(0, kPiece), good.substr(2 * kPiece, kPiece),
+                       good.substr(kPiece, kPiece), good.substr(3 * kPiece)));
+  refused(good.substr(0, 3 * kPiece));
+  Overwrite(path, good);
+  for (int threads : {1, 3}) {
+    EXPECT_THAT(OpenAndVerify(saved.path, saved.manifest_digest, threads), IsOk());
+  }
+}
+
+// Nothing that loads looks at the SHA-256, so a test does.
+TEST_F(CheckpointStoreTest, TheManifestHasBothDigestsOfEveryFile) {
+  const SavedCheckpoint saved = Save(7);
+  ASSERT_OK_AND_ASSIGN(const OpenCheckpoint opened, OpenAndVerify(saved.path, ""));
+  ASSERT_EQ(opened.manifest.files.size(), 3);
+  for (const ManifestFile& file : opened.manifest.files) {
+    ASSERT_OK_AND_ASSIGN(const std::string contents,
+                         ReadFile(JoinPath(saved.path, file.name), 1 << 20));
+    EXPECT_EQ(file.sha256, Sha256Hex(contents));
+    EXPECT_EQ(file.xxh3, PieceDigestHex(contents, /*threads=*/1));
+  }
+}
+
+TEST_F(CheckpointStoreTest, RefusesAFileThatIsNotOfTheManifestsDigest) {
+  const SavedCheckpoint saved = Save(7);
+  ASSERT_OK_AND_ASSIGN(const OpenCheckpoint opened, OpenAndVerify(saved.path, ""));
+  for (size_t i = 0; i < opened.manifest.files.size(); ++i) {
+    Manifest wrong = opened.manifest;
+    char& digit = wrong.files[i].xxh3.back();
+    digit = digit == '0' ? '1' : '0';
+    Overwrite(JoinPath(saved.path, kManifestFile), ManifestToJson(wrong));
+    EXPECT_THAT(OpenAndVerify(saved.path, ""), StatusIs(absl::StatusCode::kDataLoss)) << i;
+  }
+}
+
+// What version 1 wrote has its SHA-256 only, which then is what counts.
+TEST_F(CheckpointStoreTest, OpensWhatVersionOneWrote) {
+  const SavedCheckpoint saved = Save(7);
+  ASSERT_OK_AND_ASSIGN(const OpenCheckpoint opened, OpenAndVerify(saved.path, ""));
+  Manifest old = opened.manifest;
+  old.format_version = 1;
+  const std::string text = ManifestToJson(old);
+  EXPECT_THAT(text, Not(HasSubstr("xxh3")));
+  Overwrite(JoinPath(saved.path, kManifestFile), text);
+  ASSERT_OK_AND_ASSIGN(const OpenCheckpoint again, OpenAndVerify(saved.path, Sha256Hex(text)));
+  EXPECT_EQ(again.manifest.state, opened.manifest.state);
+  const std::string path = JoinPath(saved.path, kOptimizerFile);
+  ASSERT_OK_AND_ASSIGN(std::string contents, ReadFile(path, 1 << 20));
+  contents.back() ^= 1;
+  Overwrite(path, contents);
+  EXPECT_THAT(OpenAndVerify(saved.path, ""), StatusIs(absl::StatusCode::kDataLoss));
+}
+
 TEST_F(CheckpointStoreTest, RefusesAnotherManifestThanTheCommittedOne) {
   const SavedCheckpoint old = Save(7, /*first=*/1);
   const SavedCheckpoint saved = Save(7, /*first=*/2);
@@ -219,16 +314,18 @@ TEST_F(CheckpointStoreTest, RefusesAnotherManifestThanTheCommittedOne) {
 TEST(Manifest, RefusesWhatIsNotAManifest) {
   Manifest manifest;
   manifest.state = StateOfStep(3);
-  manifest.files = {{kModelFile, 5, std::string(64, 'a')},
-                    {kOptimizerFile, 6, std::string(64, 'b')}};
+  manifest.files = {{kModelFile, 5, std::string(64, 'a'), std::string(32, 'c')},
+                    {kOptimizerFile, 6, std::string(64, 'b'), std::string(32, 'd')}};
   const std::string good = ManifestToJson(manifest);
   ASSERT_OK_AND_ASSIGN(const Manifest parsed, ManifestFromJson(good));
   EXPECT_EQ(parsed.state, manifest.state);
   EXPECT_EQ(parsed.files[1].size_bytes, 6);
 
   const std::vector<std::pair<std::string, std::string>> changes = {
-      {"\"format_version\": 1", "\"format_version\": 2"},
-      {"\"format_version\": 1,", ""},
+      {"\"format_version\": 2", "\"format_version\": 3"},
+      {"\"format_version\": 2", "\"format_version\": 1"},
+      {"\"format_version\": 2", "\"format_version\": 0"},
+      {"\"format_version\": 2,", ""},
       {"\"step\": 3", "\"step\": -3"},
       {"\"step\": 3", "\"step\": 3.5"},
       {"\"step\": 3", "\"step\": \"3\""},
@@ -245,6 +342,10 @@ TEST(Manifest, RefusesWhatIsNotAManifest) {
       {"\"size_bytes\": 5", "\"size_bytes\": []"},
       {std::string(64, 'a'), std::string(64, 'A')},
       {std::string(64, 'a'), std::string(63, 'a')},
+      {std::string(32, 'c'), std::string(32, 'C')},
+      {std::string(32, 'c'), std::string(31, 'c')},
+      {std::string(32, 'c'), ""},
+      {"\"xxh3\": ", "\"xxh4\": "},
       {"\"files\": [", "\"files\": [1,"},
       {"{", "[["},
       {"\"files\"", "\"loss\": [[[[[[]]]]]], \"files\""},

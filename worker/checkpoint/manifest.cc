@@ -33,8 +33,8 @@ absl::StatusOr<std::string> Text(const Json& json, const char* name) {
   return field->get<std::string>();
 }
 
-bool IsDigest(const std::string& text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+bool IsDigest(const std::string& text, size_t digits) {
+  return text.size() == digits && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
 absl::StatusOr<std::vector<double>> Numbers(const Json& json, const char* name) {
@@ -141,14 +141,14 @@ Json WriteState(const TrainingState& state) {
   return json;
 }
 
-absl::StatusOr<std::vector<ManifestFile>> FilesFromJson(const Json& json) {
+absl::StatusOr<std::vector<ManifestFile>> FilesFromJson(const Json& json, int64_t version) {
   const auto list = json.find("files");
   if (list == json.end() || !list->is_array()) return Malformed("files must be a list");
   std::vector<ManifestFile> files;
   std::set<std::string> names;
   for (const Json& entry : *list) {
-    if (!entry.is_object() || entry.size() != 3) {
-      return Malformed("a file must have name, size_bytes and sha256");
+    if (!entry.is_object() || entry.size() != (version == 1 ? 3 : 4)) {
+      return Malformed("a file must have name, size_bytes, sha256 and, from version 2 on, xxh3");
     }
     ManifestFile file;
     NIBBLE_ASSIGN_OR_RETURN(file.name, Text(entry, "name"));
@@ -156,7 +156,11 @@ absl::StatusOr<std::vector<ManifestFile>> FilesFromJson(const Json& json) {
     NIBBLE_ASSIGN_OR_RETURN(file.sha256, Text(entry, "sha256"));
     if (!IsCheckpointFile(file.name)) return Malformed("a file is none that a checkpoint holds");
     if (!names.insert(file.name).second) return Malformed("a file is listed twice");
-    if (!IsDigest(file.sha256)) return Malformed("sha256 must be 64 lower-case hex digits");
+    if (!IsDigest(file.sha256, 64)) return Malformed("sha256 must be 64 lower-case hex digits");
+    if (version > 1) {
+      NIBBLE_ASSIGN_OR_RETURN(file.xxh3, Text(entry, "xxh3"));
+      if (!IsDigest(file.xxh3, 32)) return Malformed("xxh3 must be 32 lower-case hex digits");
+    }
     files.push_back(file);
   }
   if (names.count(kModelFile) == 0) return Malformed("model.safetensors is not listed");
@@ -213,10 +217,12 @@ absl::StatusOr<TrainingState> StateFromJson(absl::string_view text) {
 
 std::string ManifestToJson(const Manifest& manifest) {
   Json json = WriteState(manifest.state);
+  json["format_version"] = manifest.format_version;
   json["files"] = Json::array();
   for (const ManifestFile& file : manifest.files) {
-    json["files"].push_back(
-        {{"name", file.name}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+    Json& entry = json["files"].emplace_back(
+        Json{{"name", file.name}, {"size_bytes", file.size_bytes}, {"sha256", file.sha256}});
+    if (manifest.format_version > 1) entry["xxh3"] = file.xxh3;
   }
   return json.dump(2) + "\n";
 }
@@ -224,15 +230,15 @@ std::string ManifestToJson(const Manifest& manifest) {
 absl::StatusOr<Manifest> ManifestFromJson(absl::string_view text) {
   if (static_cast<int64_t>(text.size()) > kMaxManifestBytes) return Malformed("too large");
   NIBBLE_ASSIGN_OR_RETURN(const Json json, ParseFlat(text));
-  NIBBLE_ASSIGN_OR_RETURN(const int64_t version, Count(json, "format_version"));
-  if (version != kFormatVersion) {
-    return Malformed(
-        absl::StrCat("format_version is ", version, "; this build reads ", kFormatVersion));
+  Manifest manifest;
+  NIBBLE_ASSIGN_OR_RETURN(manifest.format_version, Count(json, "format_version"));
+  if (manifest.format_version < 1 || manifest.format_version > kFormatVersion) {
+    return Malformed(absl::StrCat("format_version is ", manifest.format_version,
+                                  "; this build reads 1 to ", kFormatVersion));
   }
   if (json.size() != 9 + json.count("safety")) return Malformed("unknown fields");
-  Manifest manifest;
   NIBBLE_ASSIGN_OR_RETURN(manifest.state, ReadState(json));
-  NIBBLE_ASSIGN_OR_RETURN(manifest.files, FilesFromJson(json));
+  NIBBLE_ASSIGN_OR_RETURN(manifest.files, FilesFromJson(json, manifest.format_version));
   return manifest;
 }
 

@@ -1,4 +1,4 @@
-// manifest.json of a checkpoint: what the checkpoint is, and the size and digest of each of its
+// manifest.json of a checkpoint: what the checkpoint is, and the size and digests of each of its
 // files. Its own SHA-256 identifies the checkpoint. It holds no time, so that the same training
 // state gives the same manifest. Format: docs/formats/checkpoint.md.
 #ifndef WORKER_CHECKPOINT_MANIFEST_H_
@@ -13,7 +13,8 @@
 
 namespace nibble::checkpoint {
 
-inline constexpr int64_t kFormatVersion = 1;
+// Version 1 has no xxh3.
+inline constexpr int64_t kFormatVersion = 2;
 inline constexpr int64_t kMaxManifestBytes = 256 * 1024;
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kModelFile[] = "model.safetensors";
@@ -78,10 +79,12 @@ struct TrainingState {
 struct ManifestFile {
   std::string name;  // a plain name, in the checkpoint's directory
   int64_t size_bytes = 0;
-  std::string sha256;
+  std::string sha256;  // anybody can check it
+  std::string xxh3;    // base/xxh3.h PieceDigest: what loading verifies; empty in version 1
 };
 
 struct Manifest {
+  int64_t format_version = kFormatVersion;
   TrainingState state;
   std::vector<ManifestFile> files;
 

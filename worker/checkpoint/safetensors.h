@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/sha256.h"
+#include "base/xxh3.h"
 
 namespace nibble::checkpoint {
 
@@ -68,17 +69,20 @@ class SafetensorsWriter {
   // Valid after Finish.
   int64_t size_bytes() const { return size_bytes_; }
   const std::string& sha256() const { return digest_; }
+  const std::string& xxh3() const { return piece_digest_; }  // PieceDigest
 
  private:
   SafetensorsWriter(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
-  // Digests and writes.
+  // Both digests, and writes.
   absl::Status Add(absl::string_view bytes);
+  // With the fast digest, which takes no time beside writing.
   absl::Status Write(absl::string_view bytes);
 
   int fd_;
   const std::string path_;
   Sha256 sha256_;
-  std::string digest_;
+  PieceDigest pieces_;
+  std::string digest_, piece_digest_;
   int64_t size_bytes_ = 0;
   uint64_t remaining_bytes_ = 0;
 };

@@ -75,6 +75,7 @@ absl::Status SafetensorsWriter::Write(absl::string_view bytes) {
       sync_file_range(fd_, size_bytes_, written, SYNC_FILE_RANGE_WRITE);
     }
     size_bytes_ += written;
+    pieces_.Update(bytes.substr(0, static_cast<size_t>(written)));
     bytes.remove_prefix(static_cast<size_t>(written));
   }
   return absl::OkStatus();
@@ -94,6 +95,7 @@ absl::Status SafetensorsWriter::AppendBytes(absl::string_view bytes) {
 absl::Status SafetensorsWriter::Finish() {
   NIBBLE_CHECK(remaining_bytes_ == 0 && fd_ >= 0);
   digest_ = sha256_.HexDigest();
+  piece_digest_ = pieces_.HexDigest();
   const int synced = fsync(fd_);
   const int error = errno;
   const int fd = std::exchange(fd_, -1);

@@ -71,7 +71,7 @@ absl::Status Trainer::InitialiseFrom(const std::string& directory) {
 
 absl::Status Trainer::Restore(const std::string& directory, const std::string& manifest_digest) {
   NIBBLE_ASSIGN_OR_RETURN(const checkpoint::OpenCheckpoint opened,
-                          checkpoint::OpenAndVerify(directory, manifest_digest));
+                          checkpoint::OpenAndVerify(directory, manifest_digest, config_.threads));
   if (!opened.optimizer.has_value()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the checkpoint in ", directory,
