@@ -1,3 +1,5 @@
+#include <atomic>
+#include <cstring>
 #include <string>
 
 #include "base/bulk_copy.h"
@@ -52,6 +54,16 @@ TEST(Xxh3Test, ContinuesOverUpdates) {
     const absl::string_view all = absl::string_view(bytes).substr(0, size);
     const std::string digest = PieceDigestHex(all, /*threads=*/1);
     EXPECT_EQ(PieceDigestHex(all, /*threads=*/5), digest);
+    std::string copy(size, '.');
+    std::atomic<size_t> copied{0};
+    EXPECT_EQ(PieceDigestHex(all, /*threads=*/2,
+                             [&](size_t offset, absl::string_view part) {
+                               std::memcpy(&copy[offset], part.data(), part.size());
+                               copied += part.size();
+                             }),
+              digest);
+    EXPECT_EQ(copy, all);
+    EXPECT_EQ(copied, size);
     for (size_t first : {size_t{1}, size_t{10}, size / 2, size}) {
       PieceDigest pieces;
       Xxh3 plain;

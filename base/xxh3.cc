@@ -75,15 +75,28 @@ std::string PieceDigest::HexDigest() {
 }
 
 std::string PieceDigestHex(absl::string_view data, int threads) {
+  return PieceDigestHex(data, threads, [](size_t, absl::string_view) {});
+}
+
+std::string PieceDigestHex(absl::string_view data, int threads,
+                           absl::FunctionRef<void(size_t offset, absl::string_view part)> use) {
   const size_t pieces = (data.size() + PieceDigest::kPieceBytes - 1) / PieceDigest::kPieceBytes;
   std::string digests(pieces * kDigestBytes, '\0');
   std::atomic<size_t> next{0};
   const auto digest = [&] {
+    XXH3_state_t* const state = NewState();
     for (size_t i = next++; i < pieces; i = next++) {
-      const absl::string_view piece =
-          data.substr(i * PieceDigest::kPieceBytes, PieceDigest::kPieceBytes);
-      WriteDigest(XXH3_128bits(piece.data(), piece.size()), &digests[i * kDigestBytes]);
+      XXH3_128bits_reset(state);
+      const size_t begin = i * PieceDigest::kPieceBytes;
+      const size_t end = std::min(begin + PieceDigest::kPieceBytes, data.size());
+      for (size_t offset = begin; offset < end; offset += kPartBytes) {
+        const absl::string_view part = data.substr(offset, std::min(kPartBytes, end - offset));
+        XXH3_128bits_update(state, part.data(), part.size());
+        use(offset, part);
+      }
+      WriteDigest(XXH3_128bits_digest(state), &digests[i * kDigestBytes]);
     }
+    XXH3_freeState(state);
   };
   const unsigned wanted =
       threads > 0 ? static_cast<unsigned>(threads) : std::thread::hardware_concurrency();

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 
 // libxxhash's own name; its header is not for headers.
@@ -56,6 +57,11 @@ class PieceDigest {
 
 // The same of bytes that are all there, by at most `threads` threads; 0: as many as processors.
 std::string PieceDigestHex(absl::string_view data, int threads);
+// Calls `use` for each part of `data`, once, right after it was read for the digest: while it is in
+// the cache. In any order, and from several threads at a time. No part is larger than kPartBytes.
+inline constexpr size_t kPartBytes = size_t{128} << 10;
+std::string PieceDigestHex(absl::string_view data, int threads,
+                           absl::FunctionRef<void(size_t offset, absl::string_view part)> use);
 
 }  // namespace nibble
 

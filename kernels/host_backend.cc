@@ -66,6 +66,10 @@ void HostBackend::CopyOnDevice(void* to, const void* from, int64_t bytes) {
 }
 void HostBackend::Zero(void* device, int64_t bytes) { std::memset(device, 0, bytes); }
 
+bool ComputesOnHost(const Backend& backend) {
+  return dynamic_cast<const HostBackend*>(&backend) != nullptr;
+}
+
 absl::Status HostBackend::Wait(Fence fence) {
   NIBBLE_CHECK(fence <= fences_);
   return absl::OkStatus();

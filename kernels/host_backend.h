@@ -29,6 +29,10 @@ class HostBackend : public Backend {
   Fence fences_ = 0;
 };
 
+// Whether `backend` is one of these: device memory is the host's, and every thread may read and
+// write it while no call is under way that uses it.
+bool ComputesOnHost(const Backend& backend);
+
 }  // namespace nibble::kernels
 
 #endif  // KERNELS_HOST_BACKEND_H_

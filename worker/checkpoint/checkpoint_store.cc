@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/bulk_copy.h"
 #include "base/check.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
@@ -86,9 +87,8 @@ absl::Status AtPath(const absl::Status& status, const std::string& path) {
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
-// Maps a file of the manifest, its size and digest verified.
-absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestFile& expected,
-                                   int threads) {
+// Maps a file of the manifest, its size verified.
+absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestFile& expected) {
   const std::string path = JoinPath(directory, expected.name);
   struct stat info;
   if (lstat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "open", path);
@@ -96,46 +96,67 @@ absl::StatusOr<MappedFile> MapFile(const std::string& directory, const ManifestF
     return absl::DataLossError(absl::StrCat(path, " has ", info.st_size,
                                             " bytes; the manifest has ", expected.size_bytes));
   }
-  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-  if (expected.xxh3.empty()) {
-    if (Sha256Hex(file.contents()) != expected.sha256) {
-      return absl::DataLossError(absl::StrCat(path, ": its SHA-256 is not the manifest's"));
-    }
-  } else if (PieceDigestHex(file.contents(), threads) != expected.xxh3) {
-    return absl::DataLossError(absl::StrCat(path, ": its digest is not the manifest's"));
-  }
+  return MappedFile::Open(path);
+}
+
+absl::Status WrongDigest(const std::string& path) {
+  return absl::DataLossError(absl::StrCat(path, ": its digest is not the manifest's"));
+}
+
+// And its digest.
+absl::StatusOr<MappedFile> MapVerified(const std::string& directory, const ManifestFile& expected,
+                                       int threads) {
+  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapFile(directory, expected));
+  const bool same = expected.xxh3.empty()
+                        ? Sha256Hex(file.contents()) == expected.sha256
+                        : PieceDigestHex(file.contents(), threads) == expected.xxh3;
+  if (!same) return WrongDigest(JoinPath(directory, expected.name));
   return file;
 }
 
+enum class Parts { kAll, kWithoutOptimizer };
+enum class Verify { kNow, kWithTheCopy };
+
+struct OpenOptions {
+  Parts parts = Parts::kAll;
+  Verify verify = Verify::kNow;
+  int threads = 0;
+};
+
 absl::StatusOr<TensorFile> OpenTensors(const std::string& directory, const ManifestFile& expected,
-                                       int threads) {
-  NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapFile(directory, expected, threads));
-  absl::StatusOr<TensorFile> parsed = TensorFile::Parse(std::move(file));
-  if (!parsed.ok()) return AtPath(parsed.status(), JoinPath(directory, expected.name));
+                                       const OpenOptions& options) {
+  const std::string path = JoinPath(directory, expected.name);
+  absl::StatusOr<TensorFile> parsed = absl::UnknownError("not opened");
+  if (options.verify == Verify::kWithTheCopy && !expected.xxh3.empty()) {
+    NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapFile(directory, expected));
+    parsed = TensorFile::ParseUnverified(std::move(file), expected.xxh3, path);
+  } else {
+    NIBBLE_ASSIGN_OR_RETURN(MappedFile file, MapVerified(directory, expected, options.threads));
+    parsed = TensorFile::Parse(std::move(file));
+  }
+  if (!parsed.ok()) return AtPath(parsed.status(), path);
   return parsed;
 }
 
-enum class Parts { kAll, kWithoutOptimizer };
-
-// Verifies every file but the model's; the optimiser's is opened where `parts` has it and there is
-// one.
+// Every file but the model's; the optimiser's where the options have it and there is one.
 absl::StatusOr<std::optional<TensorFile>> OpenOthers(const std::string& directory,
-                                                     const Manifest& manifest, Parts parts,
-                                                     int threads) {
+                                                     const Manifest& manifest,
+                                                     const OpenOptions& options) {
   std::optional<TensorFile> optimizer;
   for (const ManifestFile& file : manifest.files) {
     if (file.name == kModelFile) continue;
     if (file.name != kOptimizerFile) {
-      NIBBLE_RETURN_IF_ERROR(MapFile(directory, file, threads).status());
-    } else if (parts == Parts::kAll) {
-      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file, threads));
+      NIBBLE_RETURN_IF_ERROR(MapVerified(directory, file, options.threads).status());
+    } else if (options.parts == Parts::kAll) {
+      NIBBLE_ASSIGN_OR_RETURN(optimizer, OpenTensors(directory, file, options));
     }
   }
   return optimizer;
 }
 
 absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
-                                    const std::string& expected_digest, Parts parts, int threads) {
+                                    const std::string& expected_digest,
+                                    const OpenOptions& options) {
   const std::string path = JoinPath(directory, kManifestFile);
   absl::StatusOr<std::string> text = ReadFile(path, kMaxManifestBytes);
   if (absl::IsResourceExhausted(text.status())) {
@@ -150,9 +171,9 @@ absl::StatusOr<OpenCheckpoint> Open(const std::string& directory,
   absl::StatusOr<Manifest> manifest = ManifestFromJson(*text);
   if (!manifest.ok()) return AtPath(manifest.status(), directory);
   NIBBLE_ASSIGN_OR_RETURN(TensorFile model,
-                          OpenTensors(directory, *manifest->Find(kModelFile), threads));
+                          OpenTensors(directory, *manifest->Find(kModelFile), options));
   NIBBLE_ASSIGN_OR_RETURN(std::optional<TensorFile> optimizer,
-                          OpenOthers(directory, *manifest, parts, threads));
+                          OpenOthers(directory, *manifest, options));
   return OpenCheckpoint{*std::move(manifest), digest, std::move(model), std::move(optimizer)};
 }
 
@@ -163,8 +184,51 @@ absl::StatusOr<TensorFile> TensorFile::Parse(MappedFile file) {
   return TensorFile(std::move(file), std::move(header));
 }
 
+absl::StatusOr<TensorFile> TensorFile::ParseUnverified(MappedFile file, std::string digest,
+                                                       std::string path) {
+  NIBBLE_ASSIGN_OR_RETURN(TensorFile parsed, Parse(std::move(file)));
+  parsed.unverified_ = std::move(digest);
+  parsed.path_ = std::move(path);
+  return parsed;
+}
+
 absl::StatusOr<absl::string_view> TensorFile::Values(absl::string_view name,
                                                      const std::vector<int64_t>& shape) const {
+  NIBBLE_CHECK(verified());
+  return Find(name, shape);
+}
+
+absl::Status TensorFile::CopyAndVerify(const std::vector<TensorTarget>& targets,
+                                       int threads) const {
+  NIBBLE_CHECK(!verified());
+  struct Range {
+    size_t begin, end;  // in the file
+    char* to;
+  };
+  const absl::string_view file = file_.contents();
+  std::vector<Range> ranges;
+  for (const TensorTarget& target : targets) {
+    NIBBLE_ASSIGN_OR_RETURN(const absl::string_view values, Find(target.name, target.shape));
+    const auto begin = static_cast<size_t>(values.data() - file.data());
+    ranges.push_back({begin, begin + values.size(), static_cast<char*>(target.values)});
+  }
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  const auto copy = [&](size_t offset, absl::string_view part) {
+    auto range = std::upper_bound(ranges.begin(), ranges.end(), offset,
+                                  [](size_t at, const Range& r) { return at < r.end; });
+    for (; range != ranges.end() && range->begin < offset + part.size(); ++range) {
+      const size_t begin = std::max(range->begin, offset);
+      const size_t end = std::min(range->end, offset + part.size());
+      BulkCopy(range->to + (begin - range->begin), file.data() + begin, end - begin);
+    }
+  };
+  if (PieceDigestHex(file, threads, copy) != unverified_) return WrongDigest(path_);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<absl::string_view> TensorFile::Find(absl::string_view name,
+                                                   const std::vector<int64_t>& shape) const {
   const TensorInfo* tensor = header_.Find(name);
   if (tensor == nullptr) return absl::DataLossError(absl::StrCat("no tensor '", name, "'"));
   if (tensor->dtype != "F32" || tensor->shape != shape) {
@@ -212,11 +276,16 @@ absl::Status VerifyWritten(const SavedCheckpoint& saved) {
 
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
                                              const std::string& expected_digest, int threads) {
-  return Open(directory, expected_digest, Parts::kAll, threads);
+  return Open(directory, expected_digest, {Parts::kAll, Verify::kNow, threads});
+}
+
+absl::StatusOr<OpenCheckpoint> OpenToCopy(const std::string& directory,
+                                          const std::string& expected_digest) {
+  return Open(directory, expected_digest, {Parts::kAll, Verify::kWithTheCopy, /*threads=*/0});
 }
 
 absl::StatusOr<OpenCheckpoint> OpenWeights(const std::string& directory) {
-  return Open(directory, /*expected_digest=*/"", Parts::kWithoutOptimizer, /*threads=*/0);
+  return Open(directory, /*expected_digest=*/"", {Parts::kWithoutOptimizer});
 }
 
 absl::StatusOr<std::string> ReadCheckpointText(const std::string& directory,
@@ -230,7 +299,7 @@ absl::StatusOr<std::string> ReadCheckpointText(const std::string& directory,
     return absl::ResourceExhaustedError(absl::StrCat(
         JoinPath(directory, name), " has ", file->size_bytes, " bytes; at most ", max_bytes));
   }
-  NIBBLE_ASSIGN_OR_RETURN(const MappedFile mapped, MapFile(directory, *file, /*threads=*/1));
+  NIBBLE_ASSIGN_OR_RETURN(const MappedFile mapped, MapVerified(directory, *file, /*threads=*/1));
   return std::string(mapped.contents());
 }
 

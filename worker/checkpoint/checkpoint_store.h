@@ -59,22 +59,44 @@ absl::StatusOr<SavedCheckpoint> SaveCheckpoint(const std::string& root,
 absl::StatusOr<SavedCheckpoint> SaveCheckpointAt(const std::string& directory,
                                                  const CheckpointContents& contents);
 
+// Where the values of a tensor are to lie, in memory of the host.
+struct TensorTarget {
+  std::string name;
+  std::vector<int64_t> shape;
+  void* values = nullptr;
+};
+
 // One file of an opened checkpoint, mapped. Movable.
 class TensorFile {
  public:
   // DATA_LOSS: malformed.
   static absl::StatusOr<TensorFile> Parse(MappedFile file);
+  // The same of a file that CopyAndVerify is to verify: its digest (base/xxh3.h PieceDigest), and
+  // its name for errors.
+  static absl::StatusOr<TensorFile> ParseUnverified(MappedFile file, std::string digest,
+                                                    std::string path);
   const SafetensorsHeader& header() const { return header_; }
   // The FP32 values of a tensor, possibly unaligned, valid while the file is. DATA_LOSS: no such
-  // tensor, another dtype or another shape.
+  // tensor, another dtype or another shape. REQUIRES: verified().
   absl::StatusOr<absl::string_view> Values(absl::string_view name,
                                            const std::vector<int64_t>& shape) const;
+  // False: of OpenToCopy.
+  bool verified() const { return unverified_.empty(); }
+  // Copies the values of all targets and verifies the file, reading it once, by `threads` threads
+  // (0: all processors). DATA_LOSS: as Values says, and nothing was written; or the file is
+  // damaged, and targets may hold anything. REQUIRES: !verified().
+  absl::Status CopyAndVerify(const std::vector<TensorTarget>& targets, int threads) const;
 
  private:
   TensorFile(MappedFile file, SafetensorsHeader header)
       : file_(std::move(file)), header_(std::move(header)) {}
+  absl::StatusOr<absl::string_view> Find(absl::string_view name,
+                                         const std::vector<int64_t>& shape) const;
+
   MappedFile file_;
   SafetensorsHeader header_;
+  std::string unverified_;  // the digest that is still to be found; empty: verified
+  std::string path_;        // where there is one
 };
 
 struct OpenCheckpoint {
@@ -95,7 +117,11 @@ absl::Status VerifyWritten(const SavedCheckpoint& saved);
 // NOT_FOUND: no such directory or file. DATA_LOSS: anything in it is not what it should be.
 absl::StatusOr<OpenCheckpoint> OpenAndVerify(const std::string& directory,
                                              const std::string& expected_digest, int threads = 0);
-// The same without the optimiser's file, which is neither opened nor verified.
+// The same, but the tensor files that have the digest made for speed are verified only as their
+// values are copied, by TensorFile::CopyAndVerify: for who can have copied in vain.
+absl::StatusOr<OpenCheckpoint> OpenToCopy(const std::string& directory,
+                                          const std::string& expected_digest);
+// As OpenAndVerify, without the optimiser's file, which is neither opened nor verified.
 absl::StatusOr<OpenCheckpoint> OpenWeights(const std::string& directory);
 
 // A small file of an opened checkpoint. NOT_FOUND where it has none of that name; DATA_LOSS where

@@ -228,6 +228,42 @@ class ThreePieces : public TensorSource {
   }
 };
 
+// Into three places, in any order and by any number of threads; a change in any byte of the file,
+// header or not, is found with the copy.
+TEST_F(CheckpointStoreTest, CopiesAndVerifiesInOnePass) {
+  ThreeValues model(1);
+  ThreePieces optimizer;
+  ASSERT_OK_AND_ASSIGN(const SavedCheckpoint saved,
+                       SaveCheckpoint(root_, Contents(7, model, optimizer)));
+  std::vector<float> values(ThreePieces::kValues);
+  const std::vector<TensorTarget> targets = {{"w", {ThreePieces::kValues}, values.data()}};
+  for (int threads : {0, 1, 3}) {
+    std::fill(values.begin(), values.end(), -1.0f);
+    ASSERT_OK_AND_ASSIGN(const OpenCheckpoint opened,
+                         OpenToCopy(saved.path, saved.manifest_digest));
+    EXPECT_FALSE(opened.model.verified());
+    ASSERT_THAT(opened.optimizer->CopyAndVerify(targets, threads), IsOk());
+    for (int64_t i = 0; i < ThreePieces::kValues; ++i) ASSERT_EQ(values[i], i);
+    EXPECT_THAT(opened.optimizer->CopyAndVerify({{"v", {3}, values.data()}}, threads),
+                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("no tensor")));
+    EXPECT_THAT(opened.optimizer->CopyAndVerify({{"w", {3}, values.data()}}, threads),
+                StatusIs(absl::StatusCode::kDataLoss, HasSubstr("shape")));
+  }
+  const std::string path = JoinPath(saved.path, kOptimizerFile);
+  ASSERT_OK_AND_ASSIGN(const std::string good, ReadFile(path, 1 << 24));
+  for (size_t at : {size_t{0}, size_t{9}, size_t{90}, PieceDigest::kPieceBytes, good.size() / 2,
+                    good.size() - 1}) {
+    std::string bad = good;
+    bad[at] ^= 1;
+    Overwrite(path, bad);
+    const absl::StatusOr<OpenCheckpoint> opened = OpenToCopy(saved.path, saved.manifest_digest);
+    EXPECT_THAT(
+        opened.ok() ? opened->optimizer->CopyAndVerify(targets, /*threads=*/2) : opened.status(),
+        StatusIs(absl::StatusCode::kDataLoss, HasSubstr(kOptimizerFile)))
+        << at;
+  }
+}
+
 // A digest that forgets a piece, or their order, is none.
 TEST_F(CheckpointStoreTest, RefusesAChangeInAnyPieceOfALargeFile) {
   ThreeValues model(1);

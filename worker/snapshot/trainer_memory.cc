@@ -15,12 +15,13 @@
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "base/xxh3.h"
 
 namespace nibble::snapshot {
 namespace {
 
 constexpr int64_t kHeaderBytes = 4096;
-constexpr uint64_t kMagic = 0x31304d656c62626e;  // "nbbleM01"
+constexpr uint64_t kMagic = 0x32304d656c62626e;  // "nbbleM02"
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
 int64_t HalfBytes(int64_t data_bytes) {
@@ -35,8 +36,8 @@ struct TrainerMemory::Half {
   int64_t step;
   int64_t state_bytes;
   int64_t data_bytes;
+  uint64_t data_digest;
   uint32_t state_crc;
-  uint32_t data_crc;
   uint32_t header_crc;  // of the above, with the sequence that it is to get
 
   uint32_t HeaderCrc(uint64_t with_sequence) const {
@@ -203,10 +204,10 @@ char* TrainerMemory::Begin(int64_t step, absl::string_view state) {
   return StateOf(writing_) + kMaxStateBytes;
 }
 
-void TrainerMemory::Commit(uint32_t crc) {
+void TrainerMemory::Commit(uint64_t digest) {
   NIBBLE_CHECK(writing_ >= 0);
   Half& half = header_->halves[writing_];
-  half.data_crc = crc;
+  half.data_digest = digest;
   half.header_crc = half.HeaderCrc(++last_sequence_);
   half.sequence.store(last_sequence_, std::memory_order_release);
   writing_ = -1;
@@ -242,7 +243,7 @@ absl::StatusOr<Snapshot> TrainerMemory::Newest() {
       snapshot.step = half->step;
       snapshot.state = {start, static_cast<size_t>(half->state_bytes)};
       snapshot.data = {start + kMaxStateBytes, static_cast<size_t>(half->data_bytes)};
-      if (Crc32c(snapshot.state) == half->state_crc && Crc32c(snapshot.data) == half->data_crc) {
+      if (Crc32c(snapshot.state) == half->state_crc && Xxh3Of(snapshot.data) == half->data_digest) {
         return snapshot;
       }
     }

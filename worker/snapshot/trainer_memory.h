@@ -79,8 +79,8 @@ class TrainerMemory {
   // Begins a snapshot: where its data goes, 64-byte aligned. REQUIRES: reserved(), and
   // state.size() <= kMaxStateBytes.
   char* Begin(int64_t step, absl::string_view state);
-  // The data are whole, and `crc` is their Crc32c: from here on it is the newest.
-  void Commit(uint32_t crc);
+  // The data are whole, and `digest` is their Xxh3: from here on it is the newest.
+  void Commit(uint64_t digest);
   // The newest snapshot, where one half or the other verifies. NOT_FOUND: none was ever taken.
   // DATA_LOSS: there is one, but none verifies.
   absl::StatusOr<Snapshot> Newest();

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <string>
 
-#include "base/crc32c.h"
 #include "base/status_matchers.h"
+#include "base/xxh3.h"
 #include "gtest/gtest.h"
 
 namespace nibble::snapshot {
@@ -29,7 +29,7 @@ struct Pair {
 void Take(TrainerMemory& memory, int64_t step) {
   const std::string data(kBytes, static_cast<char>('a' + step % 26));
   std::memcpy(memory.Begin(step, "state " + std::to_string(step)), data.data(), data.size());
-  memory.Commit(Crc32c(data));
+  memory.Commit(Xxh3Of(data));
 }
 
 TEST(TrainerMemory, TheNewestSnapshotIsWhatWasTakenLast) {

@@ -1,18 +1,19 @@
 #include "worker/trainer/snapshot_taker.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/string_view.h"
+#include "base/bulk_copy.h"
 #include "base/check.h"
-#include "base/crc32c.h"
 #include "base/status_macros.h"
+#include "base/xxh3.h"
+#include "kernels/host_backend.h"
 
 namespace nibble::trainer {
 namespace {
 
-// Copied and summed while it is in the cache.
+// Digested, and copied while it is in the cache.
 constexpr int64_t kPieceBytes = 128 * 1024;
 // Below it starting a thread costs more than the copy.
 constexpr int64_t kInlineBytes = 128 * 1024;
@@ -24,8 +25,7 @@ absl::StatusOr<std::unique_ptr<SnapshotTaker>> SnapshotTaker::Create(
     snapshot::TrainerMemory& memory) {
   std::unique_ptr<SnapshotTaker> taker(new SnapshotTaker(backend, std::move(tensors), memory));
   for (const optimizer::StateTensor& tensor : taker->tensors_) taker->bytes_ += tensor.size * 4;
-  // These compute on the host, at once: their memory is what it is when a call has returned.
-  taker->host_readable_ = backend.name() == "cpu" || backend.name() == "reference";
+  taker->host_readable_ = kernels::ComputesOnHost(backend);
   NIBBLE_RETURN_IF_ERROR(memory.Reserve(taker->bytes_));
   return taker;
 }
@@ -42,7 +42,7 @@ absl::Status SnapshotTaker::Start(const checkpoint::TrainingState& state) {
   if (!host_readable_) {
     NIBBLE_RETURN_IF_ERROR(CopyFromDevice(to));
     copier_ = std::thread([this, to] {
-      memory_.Commit(Crc32c({to, static_cast<size_t>(bytes_)}));
+      memory_.Commit(Xxh3Of({to, static_cast<size_t>(bytes_)}));
     });
   } else if (bytes_ < kInlineBytes) {
     CopyFromHost(to);
@@ -53,19 +53,18 @@ absl::Status SnapshotTaker::Start(const checkpoint::TrainingState& state) {
 }
 
 void SnapshotTaker::CopyFromHost(char* to) {
-  uint32_t crc = 0;
+  Xxh3 digest;
   for (const optimizer::StateTensor& tensor : tensors_) {
     const char* const from = reinterpret_cast<const char*>(tensor.values);
     const int64_t bytes = tensor.size * 4;
     for (int64_t first = 0; first < bytes; first += kPieceBytes) {
       const size_t piece = static_cast<size_t>(std::min(kPieceBytes, bytes - first));
-      std::memcpy(to, from + first, piece);
-      // Of what was written: whatever the source does later, it is what the sum says.
-      crc = Crc32c({to, piece}, crc);
+      digest.Update({from + first, piece});
+      BulkCopy(to, from + first, piece);
       to += piece;
     }
   }
-  memory_.Commit(crc);
+  memory_.Commit(digest.Value());
 }
 
 absl::Status SnapshotTaker::CopyFromDevice(char* to) {

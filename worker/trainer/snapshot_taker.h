@@ -41,6 +41,7 @@ class SnapshotTaker {
   SnapshotTaker(kernels::Backend& backend, std::vector<optimizer::StateTensor> tensors,
                 snapshot::TrainerMemory& memory)
       : backend_(backend), tensors_(std::move(tensors)), memory_(memory) {}
+  // Into memory that nobody reads for now: past the cache, which the step needs.
   void CopyFromHost(char* to);
   absl::Status CopyFromDevice(char* to);
 

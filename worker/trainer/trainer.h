@@ -78,7 +78,8 @@ class Trainer {
   // another model; otherwise as checkpoint::OpenAndVerify says.
   absl::Status InitialiseFrom(const std::string& directory);
   // The complete state of a checkpoint of this configuration. FAILED_PRECONDITION: it is of another
-  // configuration; otherwise as checkpoint::OpenAndVerify says.
+  // configuration; otherwise as checkpoint::OpenAndVerify says. DATA_LOSS: the state may be lost,
+  // and with it nothing but Initialise, InitialiseFrom or another Restore helps.
   absl::Status Restore(const std::string& directory, const std::string& manifest_digest);
 
   // Goes on from the newest snapshot of parts.memory. NOT_FOUND: there is none. DATA_LOSS or
@@ -173,6 +174,8 @@ class Trainer {
   void Enter(snapshot::Phase phase) const {
     if (parts_.memory != nullptr) parts_.memory->Enter(phase, state_.step);
   }
+  absl::StatusOr<checkpoint::OpenCheckpoint> OpenToRestore(
+      const std::string& directory, const std::string& manifest_digest) const;
   absl::Status Load(const checkpoint::TensorFile& file,
                     const std::vector<optimizer::StateTensor>& tensors) const;
 

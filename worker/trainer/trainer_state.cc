@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "kernels/host_backend.h"
 #include "worker/data/tokenizer.h"
 #include "worker/trainer/tokenizer_path.h"
 #include "worker/trainer/trainer.h"
@@ -46,8 +47,25 @@ std::vector<StateTensor> Trainer::AllTensors() const {
   return tensors;
 }
 
+// Into memory of the host every byte is read once, to be verified and copied; to another device
+// goes what was verified.
+absl::StatusOr<checkpoint::OpenCheckpoint> Trainer::OpenToRestore(
+    const std::string& directory, const std::string& manifest_digest) const {
+  if (kernels::ComputesOnHost(backend_)) {
+    return checkpoint::OpenToCopy(directory, manifest_digest);
+  }
+  return checkpoint::OpenAndVerify(directory, manifest_digest, config_.threads);
+}
+
 absl::Status Trainer::Load(const checkpoint::TensorFile& file,
                            const std::vector<StateTensor>& tensors) const {
+  if (!file.verified()) {
+    std::vector<checkpoint::TensorTarget> targets;
+    for (const StateTensor& tensor : tensors) {
+      targets.push_back({tensor.name, tensor.shape, tensor.values});
+    }
+    return file.CopyAndVerify(targets, config_.threads);
+  }
   for (const StateTensor& tensor : tensors) {
     NIBBLE_ASSIGN_OR_RETURN(const absl::string_view values, file.Values(tensor.name, tensor.shape));
     backend_.CopyToDevice(tensor.values, values.data(), static_cast<int64_t>(values.size()));
@@ -71,7 +89,7 @@ absl::Status Trainer::InitialiseFrom(const std::string& directory) {
 
 absl::Status Trainer::Restore(const std::string& directory, const std::string& manifest_digest) {
   NIBBLE_ASSIGN_OR_RETURN(const checkpoint::OpenCheckpoint opened,
-                          checkpoint::OpenAndVerify(directory, manifest_digest, config_.threads));
+                          OpenToRestore(directory, manifest_digest));
   if (!opened.optimizer.has_value()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the checkpoint in ", directory,
