@@ -91,9 +91,7 @@ absl::Status Coordinator::Recover() {
     NIBBLE_LOG(kError,
                absl::StrCat("a damaged row is left out: table ", row.table, ", key ", row.key));
   }
-  for (const auto& job : live.recovered.jobs) {
-    gauges_.Recovered(job.record, parts_.clock->MonotonicNanos());
-  }
+  gauges_.Recovered(live.recovered.jobs, parts_.clock->MonotonicNanos());
   Group group;
   {
     MutexLock lock(queue_mutex_);
@@ -275,14 +273,15 @@ void Coordinator::StepItem(Item item, Group* group) {
     }
   }
   event.now = Now();
+  const int64_t start_nanos = event.now.monotonic_nanos;
   if (parts_.random != nullptr) event.random = parts_.random->Next();
   std::vector<Effect> effects;
   {
     MutexLock lock(scheduler_mutex_);
-    effects = scheduler_->Step(event);
+    effects = scheduler_->Step(std::move(event));
   }
-  parts_.telemetry->Scheduled(
-      static_cast<double>(parts_.clock->MonotonicNanos() - event.now.monotonic_nanos) * 1e-9);
+  parts_.telemetry->Scheduled(static_cast<double>(parts_.clock->MonotonicNanos() - start_nanos) *
+                              1e-9);
   for (Effect& effect : effects) {
     if (auto* transaction = std::get_if<Transaction>(&effect)) {
       group->transaction.Append(std::move(*transaction));

@@ -4,11 +4,13 @@
 
 namespace nibble::coordinator {
 
-void JobGauges::ShowSeries(const scheduler::JobRecord& job) {
+void JobGauges::ShowSeries(const scheduler::JobRecord& job, Known* known) {
   if (scheduler::HasLiveAttempt(job.state)) {
     telemetry_->JobActive({job.job_id, job.document->name, recipe_of_(*job.document)});
-  } else {
+    known->has_series = true;
+  } else if (known->has_series) {
     telemetry_->JobInactive(job.job_id);
+    known->has_series = false;
   }
 }
 
@@ -20,11 +22,14 @@ void JobGauges::NoteQueue(const scheduler::JobRecord& job, int64_t now_nanos, Kn
   }
 }
 
-void JobGauges::Recovered(const scheduler::JobRecord& job, int64_t now_nanos) {
-  ShowSeries(job);
-  Known& known = known_[job.job_id];
-  known.attempt = job.attempt;
-  NoteQueue(job, now_nanos, &known);
+void JobGauges::Recovered(const std::vector<scheduler::Recovered::Job>& jobs, int64_t now_nanos) {
+  known_.reserve(jobs.size());
+  for (const scheduler::Recovered::Job& row : jobs) {
+    Known& known = known_[row.record.job_id];
+    ShowSeries(row.record, &known);
+    known.attempt = row.record.attempt;
+    NoteQueue(row.record, now_nanos, &known);
+  }
 }
 
 void JobGauges::Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos) {
@@ -33,8 +38,8 @@ void JobGauges::Changed(const scheduler::JobRecord& job, bool deleted, int64_t n
     known_.erase(job.job_id);
     return;
   }
-  ShowSeries(job);
   Known& known = known_[job.job_id];
+  ShowSeries(job, &known);
   if (scheduler::HasLiveAttempt(job.state) && job.attempt > known.attempt) {
     known.attempt = job.attempt;
     // Only the state after a whole step is seen here: a job that found free slots was never queued.

@@ -5,10 +5,11 @@
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "server/scheduler/scheduler.h"
 #include "server/scheduler/types.h"
 #include "server/telemetry/telemetry.h"
@@ -22,9 +23,9 @@ class JobGauges {
   JobGauges(telemetry::Telemetry* telemetry, RecipeOf recipe_of)
       : telemetry_(telemetry), recipe_of_(std::move(recipe_of)) {}
 
-  // The job as a start of the daemon found it. What it waited before is not known: the wait of a
-  // queued job counts from here, that of a live attempt was counted by an earlier daemon.
-  void Recovered(const scheduler::JobRecord& job, int64_t now_nanos);
+  // All jobs as a start of the daemon found them. What they waited before is not known: the wait of
+  // a queued job counts from here, that of a live attempt was counted by an earlier daemon.
+  void Recovered(const std::vector<scheduler::Recovered::Job>& jobs, int64_t now_nanos);
   // The job as it now is.
   void Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos);
 
@@ -33,14 +34,15 @@ class JobGauges {
   struct Known {
     std::optional<int64_t> queued_since_nanos;
     int64_t attempt = 0;  // the newest whose wait was counted
+    bool has_series = false;
   };
 
-  void ShowSeries(const scheduler::JobRecord& job);
+  void ShowSeries(const scheduler::JobRecord& job, Known* known);
   static void NoteQueue(const scheduler::JobRecord& job, int64_t now_nanos, Known* known);
 
   telemetry::Telemetry* telemetry_;
   RecipeOf recipe_of_;
-  std::map<std::string, Known> known_;
+  absl::flat_hash_map<std::string, Known> known_;
 };
 
 // Rows by state (the store's counters) and the scheduler's own sums, in telemetry's form.

@@ -63,10 +63,10 @@ int64_t Scheduler::Machine::JobsAhead(const QueuedJob& job, std::string* first) 
     const auto end = rank < mine ? shape.ready.end() : shape.ready.lower_bound(order);
     const int64_t here = std::distance(shape.ready.begin(), end);
     if (here == 0) continue;
-    const auto candidate = std::make_tuple(rank, *shape.ready.begin());
+    const auto candidate = std::make_tuple(rank, shape.ready.begin()->first);
     if (ahead == 0 || candidate < best) {
       best = candidate;
-      *first = std::get<2>(*shape.ready.begin());
+      *first = queue_.First(shape).job_id;
     }
     ahead += here;
   }
@@ -124,8 +124,8 @@ void Scheduler::Machine::ExplainSlots(const QueuedJob& job, Explanation& explana
       holder.attempt = attempt.attempt;
       holder.worker_id = worker.worker_id;
       holder.slots = slots;
-      const auto found = jobs_.find(attempt.job_id);
-      if (found != jobs_.end()) holder.project = found->second.record.document->project;
+      const JobRecord* const live = FindJob(attempt.job_id);
+      if (live != nullptr) holder.project = live->document->project;
       const int64_t end = EndOf(attempt);
       if (end != kNever) holder.remaining_nanos = std::max<int64_t>(end - clock_nanos(), 0);
     }
@@ -174,10 +174,10 @@ void Scheduler::Machine::ExplainSlots(const QueuedJob& job, Explanation& explana
 }
 
 std::optional<Explanation> Scheduler::Machine::Explain(absl::string_view job_id, Time now) const {
-  const auto found = jobs_.find(job_id);
-  if (found == jobs_.end()) return std::nullopt;
+  const JobRecord* const live = FindJob(job_id);
+  if (live == nullptr) return std::nullopt;
   Explanation explanation;
-  const JobRecord& record = found->second.record;
+  const JobRecord& record = *live;
   explanation.job = record;
   explanation.wall_micros = now.wall_micros;
   if (record.state == JobState::kPaused) {
@@ -218,9 +218,9 @@ std::vector<ProjectInfo> Scheduler::Machine::Projects() const {
       info.unfinished = jobs_of_project_[project];
     }
   }
-  for (const auto& [job_id, job] : jobs_) {
+  jobs_.Visit([&infos](const LiveJob& job) {
     if (job.record.state == JobState::kQueued) ++infos[job.project].queued;
-  }
+  });
   std::sort(infos.begin(), infos.end(),
             [](const auto& a, const auto& b) { return a.options.name < b.options.name; });
   return infos;

@@ -18,22 +18,21 @@ Scheduler::Machine::Machine(SchedulerOptions options)
     : options_(std::move(options)),
       shares_(options_.projects, options_.fair_share_half_life_nanos) {}
 
-std::vector<Effect> Scheduler::Machine::Step(const Event& event) {
+std::vector<Effect> Scheduler::Machine::Step(Event event) {
   NIBBLE_CHECK(recovered_ == !std::holds_alternative<Recovered>(event.body));
   now_ = event.now;
   random_ = event.random;
   if (NIBBLE_PLANTED("wall_clock_leases")) now_.monotonic_nanos = now_.wall_micros * 1000;
   stored_job_ = event.stored_job;
-  std::visit([this](const auto& body) { Handle(body); }, event.body);
+  std::visit([this](auto& body) { Handle(body); }, event.body);
   queue_.Wake(now_.monotonic_nanos);
   Schedule();
   return Flush(event.request_token);
 }
 
 Scheduler::Machine::LiveJob* Scheduler::Machine::FindLive(absl::string_view job_id) {
-  const auto found = jobs_.find(job_id);
-  if (found == jobs_.end() || IsTerminal(found->second.record.state)) return nullptr;
-  return &found->second;
+  LiveJob* const job = jobs_.Find(job_id);
+  return job == nullptr || IsTerminal(job->record.state) ? nullptr : job;
 }
 
 Scheduler::Machine::LiveJob* Scheduler::Machine::FindLiveOrFail(const std::string& job_id,
@@ -155,7 +154,11 @@ void Scheduler::Machine::AddToQueue(const LiveJob& job, int64_t not_before_nanos
   queued.constraints = job.record.document->constraints;
   queued.failed_workers = job.record.failed_workers;
   if (!job.checkpoints.empty()) queued.preferred_worker = job.checkpoints.front().worker_id;
-  queue_.Add(std::move(queued), not_before_nanos);
+  if (not_before_nanos <= now_.monotonic_nanos) {
+    queue_.Add(std::move(queued));
+  } else {
+    queue_.AddSleeping(std::move(queued), not_before_nanos);
+  }
 }
 
 void Scheduler::Machine::RemoveFromQueue(const std::string& job_id) {
@@ -247,8 +250,8 @@ void Scheduler::Machine::Fail(absl::StatusCode code, ErrorReason reason, std::st
 
 void Scheduler::Machine::FlushJobs(std::vector<JobChanged>& changed) {
   for (const std::string& job_id : changed_jobs_) {
-    const auto found = jobs_.find(job_id);
-    JobRecord& record = found->second.record;
+    LiveJob& job = jobs_.At(job_id);
+    JobRecord& record = job.record;
     ++record.revision;
     record.update_micros = now_.wall_micros;
     if (job_id == answer_job_id_) reply_.answer = record;
@@ -257,18 +260,19 @@ void Scheduler::Machine::FlushJobs(std::vector<JobChanged>& changed) {
     if (!IsTerminal(record.state)) continue;
     // Forgotten from here on; the store answers for it.
     --stats_.jobs_by_state[static_cast<int>(record.state)];
-    const auto key = job_of_key_.find(record.document->request_key);
-    if (key != job_of_key_.end() && key->second == job_id) job_of_key_.erase(key);
-    --jobs_of_project_[found->second.project];
-    jobs_.erase(found);
+    if (job_of_key_.Find(record.document->request_key) == &job) {
+      job_of_key_.Remove(record.document->request_key);
+    }
+    --jobs_of_project_[job.project];
+    jobs_.Remove(job_id);
   }
 }
 
 std::vector<Effect> Scheduler::Machine::Flush(uint64_t request_token) {
   if (!answer_job_id_.empty() && changed_jobs_.count(answer_job_id_) == 0) {
-    const auto found = jobs_.find(answer_job_id_);
-    NIBBLE_CHECK(found != jobs_.end() || stored_job_ != nullptr);
-    reply_.answer = found != jobs_.end() ? found->second.record : *stored_job_;
+    const JobRecord* const live = FindJob(answer_job_id_);
+    NIBBLE_CHECK(live != nullptr || stored_job_ != nullptr);
+    reply_.answer = live != nullptr ? *live : *stored_job_;
   }
   std::vector<JobChanged> changed;
   FlushJobs(changed);
@@ -303,14 +307,16 @@ std::vector<Effect> Scheduler::Machine::Flush(uint64_t request_token) {
 }
 
 const JobRecord* Scheduler::Machine::FindJob(absl::string_view job_id) const {
-  const auto found = jobs_.find(job_id);
-  return found == jobs_.end() ? nullptr : &found->second.record;
+  const LiveJob* const job = jobs_.Find(job_id);
+  return job == nullptr ? nullptr : &job->record;
 }
 
 std::vector<const JobRecord*> Scheduler::Machine::LiveJobs() const {
   std::vector<const JobRecord*> jobs;
   jobs.reserve(jobs_.size());
-  for (const auto& [job_id, job] : jobs_) jobs.push_back(&job.record);
+  for (const LiveJob* job : jobs_.Where([](const LiveJob&) { return true; })) {
+    jobs.push_back(&job->record);
+  }
   return jobs;
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "server/scheduler/id_table.h"
 #include "server/scheduler/lease_table.h"
 #include "server/scheduler/resource_tracker.h"
 #include "server/scheduler/run_queue.h"
@@ -24,7 +25,7 @@ class Scheduler::Machine {
  public:
   explicit Machine(SchedulerOptions options);
 
-  std::vector<Effect> Step(const Event& event);
+  std::vector<Effect> Step(Event event);
 
   const JobRecord* FindJob(absl::string_view job_id) const;
   Error CheckAttempt(absl::string_view worker_id, absl::string_view incarnation,
@@ -53,6 +54,15 @@ class Scheduler::Machine {
     int64_t note_sequence = 0;
   };
 
+  struct JobIdOf {
+    absl::string_view operator()(const LiveJob& job) const { return job.record.job_id; }
+  };
+  struct RequestKeyOf {
+    absl::string_view operator()(const LiveJob& job) const {
+      return job.record.document->request_key;
+    }
+  };
+
   struct WorkerState {
     WorkerInfo info;  // slots as declared; slots_used, job_ids and online are filled in on reading
     // False for one that only recovered jobs name: it has to register.
@@ -79,7 +89,7 @@ class Scheduler::Machine {
     std::string cause = {};
   };
 
-  void Handle(const Recovered& event);
+  void Handle(Recovered& event);  // takes the rows out of it
   void Handle(const JobSubmitted& event);
   void Handle(const CancelRequested& event);
   void Handle(const PauseRequested& event);
@@ -216,7 +226,7 @@ class Scheduler::Machine {
   void Drain(const std::string& worker_id, const std::string& reason, absl::string_view actor);
 
   // time_events.cc
-  void RecoverJob(const Recovered::Job& row);
+  void RecoverJob(Recovered::Job row);
   void EndOverdue();
   void PersistUsage();
   void GrantTermAfterStall();
@@ -231,8 +241,8 @@ class Scheduler::Machine {
   const SchedulerOptions options_;
 
   bool recovered_ = false;
-  std::map<std::string, LiveJob, std::less<>> jobs_;
-  std::map<std::string, std::string> job_of_key_;  // of live jobs
+  IdTable<std::unique_ptr<LiveJob>, JobIdOf> jobs_;
+  IdTable<LiveJob*, RequestKeyOf> job_of_key_;  // of live jobs
   std::map<std::string, WorkerState, std::less<>> workers_;
   ResourceTracker tracker_;
   LeaseTable leases_;

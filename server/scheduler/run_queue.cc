@@ -1,5 +1,7 @@
 #include "server/scheduler/run_queue.h"
 
+#include <utility>
+
 #include "base/check.h"
 
 namespace nibble::scheduler {
@@ -11,46 +13,54 @@ int64_t RunTimeClass(int64_t max_run_nanos) {
   return bound;
 }
 
-void RunQueue::Add(QueuedJob job, int64_t not_before_nanos) {
-  const std::string job_id = job.job_id;
-  const auto [entry, inserted] =
-      jobs_.emplace(job_id, Entry{std::move(job), not_before_nanos, false});
-  NIBBLE_CHECK(inserted);
-  sleeping_.emplace(not_before_nanos, job_id);
+void RunQueue::Add(QueuedJob job) {
+  MakeReady(jobs_.Add(std::make_unique<Entry>(Entry{std::move(job), 0, false, {}})));
 }
 
-void RunQueue::Remove(const std::string& job_id) {
-  const auto found = jobs_.find(job_id);
-  NIBBLE_CHECK(found != jobs_.end());
-  const Entry& entry = found->second;
+void RunQueue::AddSleeping(QueuedJob job, int64_t not_before_nanos) {
+  Entry& entry =
+      jobs_.Add(std::make_unique<Entry>(Entry{std::move(job), not_before_nanos, false, {}}));
+  sleeping_.emplace(std::make_pair(not_before_nanos, entry.job.submit_sequence), &entry);
+}
+
+void RunQueue::MakeReady(Entry& entry) {
+  entry.ready = true;
+  entry.shape = shapes_.try_emplace(KeyOf(entry.job)).first;
+  Shape& shape = entry.shape->second;
+  const size_t before = shape.ready.size();
+  // Most jobs come after those that wait already.
+  const auto place = shape.ready.emplace_hint(shape.ready.end(), OrderOf(entry.job), &entry.job);
+  NIBBLE_CHECK(shape.ready.size() == before + 1);
+  if (place == shape.ready.begin()) shape.blocked_at = 0;
+}
+
+void RunQueue::Remove(absl::string_view job_id) {
+  Entry& entry = jobs_.At(job_id);
   if (entry.ready) {
-    const auto shape = shapes_.find(KeyOf(entry.job));
-    shape->second.ready.erase(OrderOf(entry.job));
-    if (shape->second.ready.empty()) shapes_.erase(shape);
+    Shape& shape = entry.shape->second;
+    shape.ready.erase(OrderOf(entry.job));
+    if (shape.ready.empty()) shapes_.erase(entry.shape);
   } else {
-    sleeping_.erase({entry.not_before_nanos, job_id});
+    sleeping_.erase({entry.not_before_nanos, entry.job.submit_sequence});
   }
-  jobs_.erase(found);
+  jobs_.Remove(job_id);
 }
 
-const QueuedJob* RunQueue::Find(const std::string& job_id) const {
-  const auto found = jobs_.find(job_id);
-  return found == jobs_.end() ? nullptr : &found->second.job;
+const QueuedJob* RunQueue::Find(absl::string_view job_id) const {
+  const Entry* const entry = jobs_.Find(job_id);
+  return entry == nullptr ? nullptr : &entry->job;
 }
 
-bool RunQueue::IsReady(const std::string& job_id) const {
-  const auto found = jobs_.find(job_id);
-  return found != jobs_.end() && found->second.ready;
+bool RunQueue::IsReady(absl::string_view job_id) const {
+  const Entry* const entry = jobs_.Find(job_id);
+  return entry != nullptr && entry->ready;
 }
 
 void RunQueue::Wake(int64_t now_nanos) {
-  while (!sleeping_.empty() && sleeping_.begin()->first <= now_nanos) {
-    Entry& entry = jobs_.at(sleeping_.begin()->second);
-    entry.ready = true;
-    Shape& shape = shapes_[KeyOf(entry.job)];
-    const auto place = shape.ready.insert(OrderOf(entry.job)).first;
-    if (place == shape.ready.begin()) shape.blocked_at = 0;
+  while (!sleeping_.empty() && sleeping_.begin()->first.first <= now_nanos) {
+    Entry& entry = *sleeping_.begin()->second;
     sleeping_.erase(sleeping_.begin());
+    MakeReady(entry);
   }
 }
 

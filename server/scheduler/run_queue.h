@@ -8,12 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <set>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "absl/container/btree_map.h"
+#include "server/scheduler/id_table.h"
 #include "server/scheduler/types.h"
 
 namespace nibble::scheduler {
@@ -42,30 +44,32 @@ int64_t RunTimeClass(int64_t max_run_nanos);
 
 class RunQueue {
  public:
-  using Order = std::tuple<int64_t, int64_t, std::string>;
-  static Order OrderOf(const QueuedJob& job) {
-    return {job.order_nanos, job.submit_sequence, job.job_id};
-  }
+  // No two jobs share a submit_sequence.
+  using Order = std::pair<int64_t, int64_t>;
+  static Order OrderOf(const QueuedJob& job) { return {job.order_nanos, job.submit_sequence}; }
   // project, slots, RunTimeClass, constraints, workers to avoid
   using ShapeKey = std::tuple<int, int32_t, int64_t, WorkerConstraints, std::vector<std::string>>;
   struct Shape {
-    std::set<Order> ready;  // not empty
+    absl::btree_map<Order, const QueuedJob*> ready;  // not empty
     // The scheduler's mark: its first job did not fit at this generation of the slots. 0 when that
     // is not known, as when another job has become the first.
     uint64_t blocked_at = 0;
   };
 
+  // Startable at once. The job is not in the queue.
+  void Add(QueuedJob job);
   // Startable from `not_before_nanos` on, once Wake has been told. The job is not in the queue.
-  void Add(QueuedJob job, int64_t not_before_nanos);
+  void AddSleeping(QueuedJob job, int64_t not_before_nanos);
+  // Makes room for so many jobs at once.
+  void Reserve(size_t jobs) { jobs_.Reserve(jobs); }
   // The job is in the queue.
-  void Remove(const std::string& job_id);
-  bool Contains(const std::string& job_id) const { return jobs_.count(job_id) != 0; }
+  void Remove(absl::string_view job_id);
   // Null where it is not in the queue. Valid until it is removed.
-  const QueuedJob* Find(const std::string& job_id) const;
+  const QueuedJob* Find(absl::string_view job_id) const;
   // It is in the queue and does not back off.
-  bool IsReady(const std::string& job_id) const;
-  // When the back-off of a job in the queue ends.
-  int64_t NotBefore(const std::string& job_id) const { return jobs_.at(job_id).not_before_nanos; }
+  bool IsReady(absl::string_view job_id) const;
+  // When the back-off of a job in the queue ends; 0 for one that never did.
+  int64_t NotBefore(absl::string_view job_id) const { return jobs_.At(job_id).not_before_nanos; }
   // Ends the back-off of jobs whose time has come. O(log size) each.
   void Wake(int64_t now_nanos);
 
@@ -74,25 +78,30 @@ class RunQueue {
   const std::map<ShapeKey, Shape>& shapes() const { return shapes_; }
   // REQUIRES: IsReady(job.job_id).
   const Shape& ShapeOf(const QueuedJob& job) const { return shapes_.at(KeyOf(job)); }
-  const QueuedJob& First(const Shape& shape) const {
-    return jobs_.at(std::get<2>(*shape.ready.begin())).job;
-  }
+  const QueuedJob& First(const Shape& shape) const { return *shape.ready.begin()->second; }
   size_t size() const { return jobs_.size(); }
 
  private:
+  using Shapes = std::map<ShapeKey, Shape>;
   struct Entry {
     QueuedJob job;
     int64_t not_before_nanos = 0;
     bool ready = false;
+    Shapes::iterator shape;  // where it is ready
+  };
+  struct JobIdOf {
+    absl::string_view operator()(const Entry& entry) const { return entry.job.job_id; }
   };
   static ShapeKey KeyOf(const QueuedJob& job) {
     return {job.project, job.slots, RunTimeClass(job.max_run_nanos), job.constraints,
             job.failed_workers};
   }
 
-  std::map<std::string, Entry> jobs_;
-  std::map<ShapeKey, Shape> shapes_;
-  std::set<std::pair<int64_t, std::string>> sleeping_;
+  void MakeReady(Entry& entry);
+
+  IdTable<std::unique_ptr<Entry>, JobIdOf> jobs_;
+  Shapes shapes_;
+  absl::btree_map<std::pair<int64_t, int64_t>, Entry*> sleeping_;  // not_before, submit_sequence
 };
 
 }  // namespace nibble::scheduler

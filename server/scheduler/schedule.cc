@@ -57,10 +57,10 @@ RunQueue::Shape* Scheduler::Machine::NextShape() {
       const auto there =
           std::make_tuple(std::get<0>(best_rank), std::get<1>(best_rank), std::get<2>(best_rank));
       if (there < here) continue;
-      if (here == there && std::get<3>(best_rank) < *shape.ready.begin()) continue;
+      if (here == there && std::get<3>(best_rank) < shape.ready.begin()->first) continue;
     }
     best = &shape;
-    best_rank = {borrows, rank, project, *shape.ready.begin()};
+    best_rank = {borrows, rank, project, shape.ready.begin()->first};
   }
   return best;
 }
@@ -76,14 +76,14 @@ void Scheduler::Machine::StartReserved() {
   // unless it is the one that had to make room.
   const auto& ready = queue_.ShapeOf(holder).ready;
   const auto& victims = reservation_->victims;
-  const auto first = std::find_if(ready.begin(), ready.end(), [&](const RunQueue::Order& order) {
-    return std::find(victims.begin(), victims.end(), std::get<2>(order)) == victims.end();
+  const auto first = std::find_if(ready.begin(), ready.end(), [&](const auto& waiting) {
+    return std::find(victims.begin(), victims.end(), waiting.second->job_id) == victims.end();
   });
-  const QueuedJob& job = *queue_.Find(std::get<2>(*first));
+  const QueuedJob& job = *first->second;
   reservation_->job_id = job.job_id;
   if (shares_.ExceedsLimit(job.project, job.slots)) return;
   std::vector<WorkerShare> placement = Place(job);
-  if (!placement.empty()) StartAttempt(jobs_.at(job.job_id), std::move(placement));
+  if (!placement.empty()) StartAttempt(jobs_.At(job.job_id), std::move(placement));
 }
 
 void Scheduler::Machine::Schedule() {
@@ -92,7 +92,7 @@ void Scheduler::Machine::Schedule() {
     const QueuedJob& job = queue_.First(*shape);
     std::vector<WorkerShare> placement = Place(job);
     if (!placement.empty()) {
-      StartAttempt(jobs_.at(job.job_id), std::move(placement));
+      StartAttempt(jobs_.At(job.job_id), std::move(placement));
       continue;
     }
     shape->blocked_at = generation_;
@@ -192,9 +192,8 @@ int32_t Scheduler::Machine::Unreserved(const std::string& worker_id, const Queue
   int32_t staying = 0;
   for (const auto& [attempt, slots] : worker.holders) {
     const int64_t holder_end = EndOf(attempt);
-    const auto holder = jobs_.find(attempt.job_id);
-    const bool later = holder != jobs_.end() &&
-                       holder->second.record.attempt_clock_nanos > reservation_->made_nanos;
+    const JobRecord* const holder = FindJob(attempt.job_id);
+    const bool later = holder != nullptr && holder->attempt_clock_nanos > reservation_->made_nanos;
     const int64_t by = later ? reservation_->shadow_nanos : reservation_->start_nanos;
     if (holder_end > by) staying += slots;
   }
@@ -236,9 +235,9 @@ std::vector<WorkerShare> Scheduler::Machine::Place(const QueuedJob& job) const {
 }
 
 int64_t Scheduler::Machine::EndOf(const AttemptId& attempt) const {
-  const auto found = jobs_.find(attempt.job_id);
-  if (found == jobs_.end() || found->second.record.attempt != attempt.attempt) return kNever;
-  const LiveJob& job = found->second;
+  const LiveJob* const found = jobs_.Find(attempt.job_id);
+  if (found == nullptr || found->record.attempt != attempt.attempt) return kNever;
+  const LiveJob& job = *found;
   if (!HasLiveAttempt(job.record.state)) return kNever;  // its trainer may still live
   int64_t end = kNever;
   if (job.record.document->max_run_nanos > 0) {
@@ -264,10 +263,9 @@ std::vector<WorkerOutlook> Scheduler::Machine::Outlooks(const QueuedJob& job,
     for (const auto& [attempt, count] : slots.holders) {
       int64_t end = EndOf(attempt);
       if (only_ending) {
-        const auto holder = jobs_.find(attempt.job_id);
-        const bool ending =
-            holder != jobs_.end() && (holder->second.record.state == JobState::kPausing ||
-                                      holder->second.record.state == JobState::kStopping);
+        const JobRecord* const holder = FindJob(attempt.job_id);
+        const bool ending = holder != nullptr && (holder->state == JobState::kPausing ||
+                                                  holder->state == JobState::kStopping);
         end = ending ? clock_nanos() : kNever;
       }
       outlook.releases.push_back({end, count});
@@ -338,10 +336,8 @@ bool Scheduler::Machine::Preempt(const QueuedJob& job) {
   std::vector<VictimCandidate> candidates;
   // Of a borrowing project only what it has beyond its quota, its newest attempts first.
   std::map<int, int32_t> borrowed;
-  std::vector<const LiveJob*> victims;
-  for (const auto& [job_id, live] : jobs_) {
-    if (IsVictimOf(live, job)) victims.push_back(&live);
-  }
+  std::vector<const LiveJob*> victims =
+      jobs_.Where([&](const LiveJob& live) { return IsVictimOf(live, job); });
   const auto lost = [this](const LiveJob& live) {
     const int64_t since = std::max(live.record.attempt_clock_nanos, live.record.commit_clock_nanos);
     return (clock_nanos() - since) * live.record.document->slots;
@@ -368,7 +364,7 @@ bool Scheduler::Machine::Preempt(const QueuedJob& job) {
   if (!choice.has_value() || choice->job_ids.empty()) return false;
   const std::string preemptor = job.job_id;
   for (const std::string& victim : choice->job_ids) {
-    Evict(jobs_.at(victim),
+    Evict(jobs_.At(victim),
           {JobState::kPausing, JobReason::kPreempted,
            absl::StrCat("makes room for job ", preemptor, ": checkpoints within ",
                         options_.pause_grace_nanos / kSecond, " s"),

@@ -11,7 +11,7 @@ Scheduler::Scheduler(SchedulerOptions options)
 
 Scheduler::~Scheduler() = default;
 
-std::vector<Effect> Scheduler::Step(const Event& event) { return machine_->Step(event); }
+std::vector<Effect> Scheduler::Step(Event event) { return machine_->Step(std::move(event)); }
 
 const JobRecord* Scheduler::FindJob(absl::string_view job_id) const {
   return machine_->FindJob(job_id);

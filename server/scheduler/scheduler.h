@@ -92,8 +92,8 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // The first event is Recovered, and no other is.
-  std::vector<Effect> Step(const Event& event);
+  // The first event is Recovered, and no other is: hand it over by std::move, its rows are kept.
+  std::vector<Effect> Step(Event event);
 
   // Null for a job that does not exist or has ended. Valid until the next Step. Ahead of the store
   // until the step's transaction is durable.

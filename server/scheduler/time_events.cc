@@ -20,7 +20,7 @@ constexpr int64_t kUsageNanos = 60LL * 1'000'000'000;
 
 }  // namespace
 
-void Scheduler::Machine::Handle(const Recovered& event) {
+void Scheduler::Machine::Handle(Recovered& event) {
   recovered_ = true;
   last_tick_nanos_ = now_.monotonic_nanos;  // a stall may come before the first tick
   last_event_id_ = event.last_event_id;
@@ -40,26 +40,31 @@ void Scheduler::Machine::Handle(const Recovered& event) {
   }
   clock_offset_nanos_ = clock - now_.monotonic_nanos;
   for (const ProjectUsage& usage : event.usages) shares_.Restore(usage, clock);
-  for (const Recovered::Job& row : event.jobs) RecoverJob(row);
+  jobs_.Reserve(event.jobs.size());
+  queue_.Reserve(event.jobs.size());
+  for (Recovered::Job& row : event.jobs) RecoverJob(std::move(row));
 }
 
-void Scheduler::Machine::RecoverJob(const Recovered::Job& row) {
-  const JobRecord& record = row.record;
-  NIBBLE_CHECK(!IsTerminal(record.state) && record.document != nullptr);
-  LiveJob& job = jobs_[record.job_id];
-  job.record = record;
+void Scheduler::Machine::RecoverJob(Recovered::Job row) {
+  NIBBLE_CHECK(!IsTerminal(row.record.state) && row.record.document != nullptr);
+  auto added = std::make_unique<LiveJob>();
+  added->record = std::move(row.record);
+  LiveJob& job = jobs_.Add(std::move(added));
+  const JobRecord& record = job.record;
   if (NIBBLE_PLANTED("budget_lost_on_restart")) job.record.failures_without_progress = 0;
   if (NIBBLE_PLANTED("pause_lost_on_restart") && record.state == JobState::kPaused) {
     job.record.state = JobState::kQueued;
   }
   job.project = ProjectOf(*record.document);
   ++jobs_of_project_[job.project];
-  job.checkpoints = row.checkpoints;
+  job.checkpoints = std::move(row.checkpoints);
   std::sort(job.checkpoints.begin(), job.checkpoints.end(),
             [](const auto& a, const auto& b) { return a.step > b.step; });
   ++stats_.jobs_by_state[static_cast<int>(record.state)];
   if (!record.document->request_key.empty()) {
-    job_of_key_[record.document->request_key] = record.job_id;
+    // A key is given once; were it in two rows, the newer one answers.
+    job_of_key_.Remove(record.document->request_key);
+    job_of_key_.Add(&job);
   }
   if (job.record.state == JobState::kQueued) {
     AddToQueue(job, now_.monotonic_nanos + record.retry_delay_nanos);
@@ -106,7 +111,7 @@ void Scheduler::Machine::Handle(const Tick&) {
 void Scheduler::Machine::EndOverdue() {
   while (!NIBBLE_PLANTED("run_time_ignored") && !run_deadlines_.empty() &&
          run_deadlines_.begin()->first <= clock_nanos()) {
-    LiveJob& job = jobs_.at(run_deadlines_.begin()->second);
+    LiveJob& job = jobs_.At(run_deadlines_.begin()->second);
     run_deadlines_.erase(run_deadlines_.begin());
     // One that pauses has a deadline already.
     if (job.record.state != JobState::kRunning && job.record.state != JobState::kStarting) continue;
@@ -118,7 +123,7 @@ void Scheduler::Machine::EndOverdue() {
                kActor);
   }
   while (!pause_deadlines_.empty() && pause_deadlines_.begin()->first <= now_.monotonic_nanos) {
-    LiveJob& job = jobs_.at(pause_deadlines_.begin()->second);
+    LiveJob& job = jobs_.At(pause_deadlines_.begin()->second);
     pause_deadlines_.erase(pause_deadlines_.begin());
     job.pause_overdue = true;
     for (const WorkerShare& share : job.record.placement) {

@@ -11,10 +11,8 @@ void Scheduler::Machine::Handle(const JobSubmitted& event) {
   const JobDocument& document = *event.document;
   if (!document.request_key.empty()) {
     std::optional<IdempotencyRecord> known = event.stored_key;
-    const auto live = job_of_key_.find(document.request_key);
-    if (live != job_of_key_.end()) {
-      known = {document.request_key, live->second,
-               jobs_.at(live->second).record.document->fingerprint};
+    if (const LiveJob* const live = job_of_key_.Find(document.request_key)) {
+      known = {document.request_key, live->record.job_id, live->record.document->fingerprint};
     }
     if (known.has_value()) {
       if (known->fingerprint != document.fingerprint) {
@@ -43,21 +41,22 @@ void Scheduler::Machine::Handle(const JobSubmitted& event) {
                 absl::StrCat("project ", document.project, " has ", jobs_of_project_[project],
                              " unfinished jobs, the most it may have"));
   }
-  if (jobs_.count(event.job_id) != 0 || stored_job_ != nullptr) {
+  if (jobs_.Find(event.job_id) != nullptr || stored_job_ != nullptr) {
     return Fail(absl::StatusCode::kAlreadyExists, ErrorReason::kJobIdTaken,
                 absl::StrCat("there is a job ", event.job_id, " already"));
   }
 
-  LiveJob& job = jobs_[event.job_id];
-  job.record.job_id = event.job_id;
-  job.record.document = event.document;
+  auto added = std::make_unique<LiveJob>();
+  added->record.job_id = event.job_id;
+  added->record.document = event.document;
+  LiveJob& job = jobs_.Add(std::move(added));
   job.record.submit_sequence = ++last_submit_sequence_;
   job.record.create_micros = now_.wall_micros;
   job.record.queued_clock_nanos = clock_nanos();
   job.project = project;
   ++jobs_of_project_[project];
   if (!document.request_key.empty()) {
-    job_of_key_[document.request_key] = event.job_id;
+    job_of_key_.Add(&job);
     if (!NIBBLE_PLANTED("key_not_stored")) {
       transaction_.keys.push_back({document.request_key, event.job_id, document.fingerprint});
     }
@@ -172,7 +171,7 @@ void Scheduler::Machine::Handle(const UpdateRequested& event) {
   if (document->labels != record.document->labels) {
     absl::StrAppend(&what, what.empty() ? "" : ", ", "labels");
   }
-  const bool queued = queue_.Contains(event.job_id);
+  const bool queued = queue_.Find(event.job_id) != nullptr;
   const int64_t not_before = queued ? queue_.NotBefore(event.job_id) : 0;
   const bool runs = record.state == JobState::kStarting || record.state == JobState::kRunning;
   if (queued) RemoveFromQueue(event.job_id);

@@ -92,23 +92,23 @@ AssignmentsChanged Scheduler::Machine::AssignmentsOf(const std::string& worker_i
   AssignmentsChanged list;
   list.worker_id = worker_id;
   for (const auto& [attempt, slots] : tracker_.Find(worker_id)->holders) {
-    const auto found = jobs_.find(attempt.job_id);
-    if (found == jobs_.end()) continue;
-    JobRecord& record = found->second.record;
+    LiveJob* const job = jobs_.Find(attempt.job_id);
+    if (job == nullptr) continue;
+    JobRecord& record = job->record;
     if (!HasLiveAttempt(record.state) || record.attempt != attempt.attempt) continue;
     if (ShareOn(record, worker_id) == nullptr) continue;
     Assignment assignment;
     assignment.attempt = attempt;
     const bool stop =
-        record.state == JobState::kStopping || found->second.pause_overdue ||
+        record.state == JobState::kStopping || job->pause_overdue ||
         (NIBBLE_PLANTED("preempt_without_checkpoint") && record.reason == JobReason::kPreempted);
     assignment.action = stop                                 ? AssignmentAction::kStop
                         : record.state == JobState::kPausing ? AssignmentAction::kPause
                                                              : AssignmentAction::kRun;
     assignment.document = record.document;
     assignment.placement = record.placement;
-    if (!found->second.checkpoints.empty()) {
-      const std::vector<CheckpointRecord>& kept = found->second.checkpoints;
+    if (!job->checkpoints.empty()) {
+      const std::vector<CheckpointRecord>& kept = job->checkpoints;
       assignment.resume_from = kept.front();
       assignment.fallbacks.assign(kept.begin() + 1, kept.end());
     }

@@ -26,6 +26,15 @@ absl::StatusOr<scheduler::JobRecord> ReadJob(SqliteDatabase& db, absl::string_vi
 // The job of this submit_sequence, or DATA_LOSS with its job_id in *corrupt_job_id.
 absl::StatusOr<scheduler::JobRecord> ReadJobBySequence(SqliteDatabase& db, int64_t sequence,
                                                        std::string* corrupt_job_id);
+// All jobs in this state, by submit_sequence. Those with a damaged row are left out and named in
+// *damaged.
+struct DamagedJob {
+  int64_t submit_sequence = 0;
+  std::string job_id;
+};
+absl::StatusOr<std::vector<scheduler::JobRecord>> ReadJobsInState(SqliteDatabase& db,
+                                                                  scheduler::JobState state,
+                                                                  std::vector<DamagedJob>& damaged);
 // submit_sequences that may match, below `before`, falling; at most `most`.
 absl::StatusOr<std::vector<int64_t>> CandidateJobs(SqliteDatabase& db, const JobQuery& query,
                                                    int64_t before, int64_t most);

@@ -21,7 +21,7 @@ using scheduler::PurgeRecord;
 // The row of jobs joined with job_documents that the statement stands on.
 absl::StatusOr<JobRecord> JobOfRow(const SqliteStatement& row) {
   const int64_t sequence = row.Int(0);
-  const std::string job_id(row.Text(1));
+  const absl::string_view job_id = row.Text(1);
   const int64_t state = row.Int(2);
   const int64_t crc =
       RowCrc("jobs").Add(sequence).Add(job_id).Add(state).Add(row.Text(3)).Add(row.Blob(4)).value();
@@ -76,6 +76,31 @@ absl::StatusOr<JobRecord> ReadJobBySequence(SqliteDatabase& db, int64_t sequence
   absl::StatusOr<JobRecord> job = JobOfRow(select);
   if (absl::IsDataLoss(job.status())) *corrupt_job_id = std::string(select.Text(1));
   return job;
+}
+
+absl::StatusOr<std::vector<JobRecord>> ReadJobsInState(SqliteDatabase& db,
+                                                       scheduler::JobState state,
+                                                       std::vector<DamagedJob>& damaged) {
+  // One walk along the index: finding each job by itself costs twice the time. job_id comes before
+  // state in the row so that state is the table's, which the checksum covers, not the index's.
+  SqliteStatement select = db.Prepare(
+      "SELECT jobs.submit_sequence, job_id, state, name, record, jobs.crc, document, "
+      "job_documents.crc FROM jobs LEFT JOIN job_documents USING (submit_sequence) "
+      "WHERE state = ?1 ORDER BY jobs.submit_sequence");
+  select.Bind(1, static_cast<int64_t>(state));
+  std::vector<JobRecord> jobs;
+  while (true) {
+    NIBBLE_ASSIGN_OR_RETURN(const bool found, select.Step());
+    if (!found) return jobs;
+    absl::StatusOr<JobRecord> job = JobOfRow(select);
+    if (job.ok() && job->state == state) {
+      jobs.push_back(*std::move(job));
+    } else if (job.ok() || absl::IsDataLoss(job.status())) {
+      damaged.push_back({select.Int(0), std::string(select.Text(1))});
+    } else {
+      return job.status();
+    }
+  }
 }
 
 absl::StatusOr<std::vector<int64_t>> CandidateJobs(SqliteDatabase& db, const JobQuery& query,

@@ -1,5 +1,7 @@
 #include "server/store/sqlite_store.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <limits>
 #include <utility>
 
@@ -124,34 +126,47 @@ class SqliteStore : public Store {
     return static_cast<int64_t>(candidates.size()) == kRowsPerTurn;
   }
 
-  static absl::Status Load(SqliteDatabase& db, LiveState& state) {
-    scheduler::Recovered& recovered = state.recovered;
-    JobQuery live;
+  // Live jobs with their checkpoints, by submit_sequence.
+  static absl::Status LoadJobs(SqliteDatabase& db, LiveState& state) {
+    std::vector<scheduler::Recovered::Job>& rows = state.recovered.jobs;
+    std::vector<DamagedJob> damaged;
     for (int i = 1; i < 10; ++i) {
       const auto job_state = static_cast<scheduler::JobState>(i);
-      if (!scheduler::IsTerminal(job_state)) live.states.push_back(job_state);
-    }
-    NIBBLE_ASSIGN_OR_RETURN(std::vector<int64_t> sequences,
-                            CandidateJobs(db, live, std::numeric_limits<int64_t>::max(),
-                                          std::numeric_limits<int64_t>::max()));
-    for (auto it = sequences.rbegin(); it != sequences.rend(); ++it) {
-      std::string corrupt_job_id;
-      absl::StatusOr<JobRecord> job = ReadJobBySequence(db, *it, &corrupt_job_id);
-      if (absl::IsDataLoss(job.status())) {
-        NIBBLE_RETURN_IF_ERROR(Quarantine(db, *it, corrupt_job_id));
-        state.corrupt.push_back({"jobs", corrupt_job_id});
-        continue;
+      if (scheduler::IsTerminal(job_state)) continue;
+      NIBBLE_ASSIGN_OR_RETURN(std::vector<JobRecord> jobs, ReadJobsInState(db, job_state, damaged));
+      const size_t before = rows.size();
+      rows.reserve(before + jobs.size());
+      for (JobRecord& job : jobs) {
+        absl::StatusOr<std::vector<CheckpointRecord>> checkpoints = CheckpointsOf(db, job);
+        if (absl::IsDataLoss(checkpoints.status())) {
+          // Starting it again from step 0 would throw its work away without a word.
+          state.corrupt.push_back({"checkpoints", job.job_id});
+          continue;
+        }
+        NIBBLE_RETURN_IF_ERROR(checkpoints.status());
+        rows.push_back({std::move(job), *std::move(checkpoints)});
       }
-      NIBBLE_RETURN_IF_ERROR(job.status());
-      absl::StatusOr<std::vector<CheckpointRecord>> checkpoints = ReadCheckpoints(db, job->job_id);
-      if (absl::IsDataLoss(checkpoints.status())) {
-        // Starting it again from step 0 would throw its work away without a word.
-        state.corrupt.push_back({"checkpoints", job->job_id});
-        continue;
-      }
-      NIBBLE_RETURN_IF_ERROR(checkpoints.status());
-      recovered.jobs.push_back({*std::move(job), *std::move(checkpoints)});
+      std::inplace_merge(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(before),
+                         rows.end(), [](const auto& a, const auto& b) {
+                           return a.record.submit_sequence < b.record.submit_sequence;
+                         });
     }
+    for (const DamagedJob& job : damaged) {
+      NIBBLE_RETURN_IF_ERROR(Quarantine(db, job.submit_sequence, job.job_id));
+      state.corrupt.push_back({"jobs", job.job_id});
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::StatusOr<std::vector<CheckpointRecord>> CheckpointsOf(SqliteDatabase& db,
+                                                                     const JobRecord& job) {
+    if (job.attempt == 0) return std::vector<CheckpointRecord>();  // it never ran
+    return ReadCheckpoints(db, job.job_id);
+  }
+
+  static absl::Status Load(SqliteDatabase& db, LiveState& state) {
+    scheduler::Recovered& recovered = state.recovered;
+    NIBBLE_RETURN_IF_ERROR(LoadJobs(db, state));
     NIBBLE_ASSIGN_OR_RETURN(recovered.purges, ReadPurges(db, state.corrupt));
     NIBBLE_ASSIGN_OR_RETURN(recovered.workers, ReadWorkers(db, state.corrupt));
     NIBBLE_ASSIGN_OR_RETURN(recovered.usages, ReadUsages(db, state.corrupt));

@@ -60,7 +60,7 @@ struct CorruptRow {
 };
 
 struct LiveState {
-  scheduler::Recovered recovered;
+  scheduler::Recovered recovered;  // its jobs by submit_sequence
   // Live jobs that are not in `recovered` because a row of theirs is damaged.
   std::vector<CorruptRow> corrupt;
 };

@@ -305,6 +305,28 @@ TEST_P(StoreContractTest, StartsFromLiveJobsAndNumbersNeverGivenBefore) {
   EXPECT_THAT(live.corrupt, IsEmpty());
 }
 
+TEST_P(StoreContractTest, LiveJobsComeInTheOrderOfTheirSubmissionWhateverTheirStates) {
+  const JobState states[] = {JobState::kQueued,  JobState::kPaused,  JobState::kCancelled,
+                             JobState::kRunning, JobState::kPausing, JobState::kStopping,
+                             JobState::kFailed,  JobState::kStarting};
+  PutJobs(1, 40);
+  Transaction transaction;
+  std::vector<int64_t> expected;
+  for (int64_t i = 1; i <= 40; ++i) {
+    const JobState state = states[i * 5 % 8];
+    transaction.jobs.push_back(MakeJob(i, state));
+    if (!scheduler::IsTerminal(state)) expected.push_back(i);
+  }
+  Put(transaction);
+  ASSERT_OK_AND_ASSIGN(const LiveState live, store().LoadLive());
+  std::vector<int64_t> sequences;
+  for (const auto& job : live.recovered.jobs) {
+    sequences.push_back(job.record.submit_sequence);
+    EXPECT_TRUE(job.record == MakeJob(sequences.back(), states[sequences.back() * 5 % 8]));
+  }
+  EXPECT_EQ(sequences, expected);
+}
+
 TEST_P(StoreContractTest, CountsJobsByState) {
   PutJobs(1, 5);
   Transaction transaction;

@@ -2,6 +2,7 @@
 """Figures of the service, through the real daemon over loopback:
 
   tests/bench/service_bench.py [--jobs 100000] [--workers 1000] [--pending 10000] [--pairs 5]
+                               [--only jobs|restart|code|metrics] [--state DIRECTORY]
 
 Durable submits/s with 32 clients; start and pages of a list with that many live jobs; 1,000 workers
 taking all but the pending ones; metric points/s beside a bare SQLite insert, in turn; the command
@@ -47,8 +48,8 @@ def submit(cluster, jobs, clients=32):
           f"p99 {result['p99_ms']} ms; daemon {cpu / jobs * 1e6:.0f} CPU us each", flush=True)
 
 
-def start_again(cluster):
-    for _ in range(3):
+def start_again(cluster, times=3):
+    for _ in range(times):
         cluster.kill_daemon()
         started = time.monotonic()
         cluster.start_daemon()
@@ -61,6 +62,25 @@ def lists(cluster):
     for pages in (1, 20):
         result = load(cluster.ports["grpc"], "list", 100 // pages, pages)
         print(f"a page of 100, {pages} deep: p50 {result['p50_ms']} ms, p99 {result['p99_ms']} ms", flush=True)
+
+
+def restart(state, jobs):
+    """Start alone, on a state directory that is made once and kept, so that programs can be compared."""
+    made = (state / "jobs.db").exists()
+    with Cluster(local_worker=False, state_directory=state) as cluster:
+        if not made:
+            submit(cluster, jobs)
+        start_again(cluster, 7)
+        cluster.kill_daemon()
+
+
+def code():
+    """From SubmitJob until the job's own program trains, with a worker that has nothing else to do."""
+    with Cluster() as cluster:
+        load(cluster.ports["grpc"], "start", 2)
+        result = load(cluster.ports["grpc"], "start", 20)
+        print(f"submit -> RUNNING (the trainer has opened its data and begins): p50 {result['p50_ms']} ms, "
+              f"p99 {result['p99_ms']} ms, {result['calls']} jobs one after the other", flush=True)
 
 
 def states(cluster):
@@ -145,17 +165,24 @@ def main():
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--pending", type=int, default=10_000)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--only", choices=["metrics", "jobs"])
+    parser.add_argument("--only", choices=["metrics", "jobs", "restart", "code"])
+    parser.add_argument("--state", type=pathlib.Path, help="of restart: the state directory, made where it is not")
     options = parser.parse_args()
     print(f"load average {os.getloadavg()}, {os.cpu_count()} cores", flush=True)
-    if options.only != "metrics":
+    if options.only == "restart":
+        if options.state is None:
+            parser.error("--only restart needs --state")
+        return restart(options.state.resolve(), options.jobs)
+    if options.only in (None, "code"):
+        code()
+    if options.only in (None, "jobs"):
         with Cluster(local_worker=False) as cluster:
             submit(cluster, options.jobs)
             start_again(cluster)
             lists(cluster)
             command_line(cluster)
             crowd(cluster, options.workers, options.jobs - options.pending)
-    if options.only != "jobs":
+    if options.only in (None, "metrics"):
         metrics(options.pairs)
 
 

@@ -2,6 +2,9 @@
 //
 //   service_load ADDRESS submit CLIENTS JOBS   durable submissions, each client with a connection
 //   service_load ADDRESS list ROUNDS PAGES     latency of pages of 100, from the newest on
+//   service_load ADDRESS start JOBS            one job after the other on an idle worker: from the
+//                                              call of SubmitJob until a watcher reads RUNNING,
+//                                              which comes after the trainer said that it trains
 //   service_load ADDRESS metrics SECONDS       points of a job's metrics, as its worker sends them
 //   service_load FILE sqlite SECONDS           the peer: rows of one value into a table of its own,
 //                                              WAL, synchronous=FULL, 1,000 rows a transaction
@@ -102,6 +105,42 @@ int Submit(const std::string& address, int clients, int jobs) {
   for (const auto& mine : latencies) all.insert(all.end(), mine.begin(), mine.end());
   PrintLatencies(std::move(all), total);
   return failed ? 1 : 0;
+}
+
+int Start(const std::string& address, int jobs) {
+  const auto stub = v1::TrainingService::NewStub(Connect(address));
+  std::vector<double> latencies;
+  const auto start = Clock::now();
+  for (int i = 0; i < jobs; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    const auto begin = Clock::now();
+    grpc::ClientContext context;
+    v1::SubmitJobRequest request;
+    FillSpec(request.mutable_spec(), i);
+    v1::SubmitJobResponse submitted;
+    const grpc::Status status = stub->SubmitJob(&context, request, &submitted);
+    if (!status.ok()) return Failed(status);
+    grpc::ClientContext watch_context;
+    v1::WatchJobsRequest watch;
+    watch.add_job_ids(submitted.job().job_id());
+    const auto reader = stub->WatchJobs(&watch_context, watch);
+    v1::WatchJobsResponse change;
+    bool running = false;
+    v1::JobState last = v1::JOB_STATE_UNSPECIFIED;
+    while (reader->Read(&change)) {  // the stream ends after the job
+      last = change.job().state();
+      if (!running && last == v1::RUNNING) latencies.push_back(SecondsSince(begin));
+      running = running || last == v1::RUNNING;
+    }
+    const grpc::Status end = reader->Finish();
+    if (!end.ok()) return Failed(end);
+    if (last != v1::SUCCEEDED || !running) {
+      std::fprintf(stderr, "a job ended %s\n", v1::JobState_Name(last).c_str());
+      return 1;
+    }
+  }
+  PrintLatencies(std::move(latencies), SecondsSince(start));
+  return 0;
 }
 
 int List(const std::string& address, int rounds, int pages) {
@@ -222,9 +261,10 @@ int Run(int argc, char** argv) {
   const std::string mode = argc > 2 ? argv[2] : "";
   if (mode == "submit" && argc == 5) return Submit(argv[1], std::atoi(argv[3]), std::atoi(argv[4]));
   if (mode == "list" && argc == 5) return List(argv[1], std::atoi(argv[3]), std::atoi(argv[4]));
+  if (mode == "start" && argc == 4) return Start(argv[1], std::atoi(argv[3]));
   if (mode == "metrics" && argc == 4) return Metrics(argv[1], std::atof(argv[3]));
   if (mode == "sqlite" && argc == 4) return Sqlite(argv[1], std::atof(argv[3]));
-  std::fprintf(stderr, "usage: service_load ADDRESS submit|list|metrics|sqlite ...\n");
+  std::fprintf(stderr, "usage: service_load ADDRESS submit|list|start|metrics|sqlite ...\n");
   return 2;
 }
 
