@@ -91,7 +91,7 @@ absl::Status Coordinator::Recover() {
     NIBBLE_LOG(kError,
                absl::StrCat("a damaged row is left out: table ", row.table, ", key ", row.key));
   }
-  gauges_.Recovered(live.recovered.jobs, parts_.clock->MonotonicNanos());
+  gauges_.Recovered(live.recovered, parts_.clock->MonotonicNanos());
   Group group;
   {
     MutexLock lock(queue_mutex_);

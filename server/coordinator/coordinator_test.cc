@@ -28,6 +28,7 @@ using scheduler::JobState;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 // A store whose commits a test can hold up, refuse, or look into.
 class GatedStore : public store::Store {
@@ -378,6 +379,22 @@ TEST_F(CoordinatorTest, EveryAttemptWaitedOnce) {
   clock_.AdvanceNanos(1'000'000'000);
   Report("i2", {"j-1", 1}, scheduler::AttemptStatus::kSucceeded);
   EXPECT_THAT(telemetry_.waits(), ElementsAre(0.0, 2.0, 1.0));
+}
+
+// Seen red without the time of the start kept: the first change of a job would begin its wait.
+TEST_F(CoordinatorTest, AQueueThatAStartFindsWaitsFromThere) {
+  for (const char* job : {"j-0", "j-1"}) Submit(job).get();  // there is no worker
+  clock_.AdvanceNanos(5'000'000'000);
+  Restart();
+  clock_.AdvanceNanos(2'000'000'000);
+  scheduler::UpdateRequested update;
+  update.job_id = "j-1";
+  update.priority = 1;
+  Post(update).get();
+  Submit("j-2").get();
+  clock_.AdvanceNanos(1'000'000'000);
+  Register("i1", {}, /*slots=*/3);
+  EXPECT_THAT(telemetry_.waits(), UnorderedElementsAre(3.0, 3.0, 1.0));
 }
 
 // A submission that finds slots is one change, though two events. Seen red with events counted.

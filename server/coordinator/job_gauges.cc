@@ -22,14 +22,26 @@ void JobGauges::NoteQueue(const scheduler::JobRecord& job, int64_t now_nanos, Kn
   }
 }
 
-void JobGauges::Recovered(const std::vector<scheduler::Recovered::Job>& jobs, int64_t now_nanos) {
-  known_.reserve(jobs.size());
-  for (const scheduler::Recovered::Job& row : jobs) {
-    Known& known = known_[row.record.job_id];
-    ShowSeries(row.record, &known);
-    known.attempt = row.record.attempt;
-    NoteQueue(row.record, now_nanos, &known);
+JobGauges::Known& JobGauges::Find(const scheduler::JobRecord& job) {
+  const auto [entry, inserted] = known_.try_emplace(job.job_id);
+  if (inserted && job.submit_sequence <= recovered_sequence_) {
+    entry->second.queued_since_nanos = recovered_nanos_;
   }
+  return entry->second;
+}
+
+void JobGauges::Recovered(const scheduler::Recovered& recovered, int64_t now_nanos) {
+  const bool first = !recovered_nanos_.has_value();
+  for (const auto& [job, checkpoints] : recovered.jobs) {
+    if (first && job.state == scheduler::JobState::kQueued) continue;
+    Known& known = Find(job);
+    ShowSeries(job, &known);
+    known.attempt = job.attempt;
+    NoteQueue(job, now_nanos, &known);
+  }
+  if (!first) return;
+  recovered_sequence_ = recovered.last_submit_sequence;
+  recovered_nanos_ = now_nanos;
 }
 
 void JobGauges::Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos) {
@@ -38,7 +50,7 @@ void JobGauges::Changed(const scheduler::JobRecord& job, bool deleted, int64_t n
     known_.erase(job.job_id);
     return;
   }
-  Known& known = known_[job.job_id];
+  Known& known = Find(job);
   ShowSeries(job, &known);
   if (scheduler::HasLiveAttempt(job.state) && job.attempt > known.attempt) {
     known.attempt = job.attempt;

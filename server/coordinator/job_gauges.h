@@ -7,7 +7,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "server/scheduler/scheduler.h"
@@ -25,7 +24,7 @@ class JobGauges {
 
   // All jobs as a start of the daemon found them. What they waited before is not known: the wait of
   // a queued job counts from here, that of a live attempt was counted by an earlier daemon.
-  void Recovered(const std::vector<scheduler::Recovered::Job>& jobs, int64_t now_nanos);
+  void Recovered(const scheduler::Recovered& recovered, int64_t now_nanos);
   // The job as it now is.
   void Changed(const scheduler::JobRecord& job, bool deleted, int64_t now_nanos);
 
@@ -37,11 +36,16 @@ class JobGauges {
     bool has_series = false;
   };
 
+  Known& Find(const scheduler::JobRecord& job);
   void ShowSeries(const scheduler::JobRecord& job, Known* known);
   static void NoteQueue(const scheduler::JobRecord& job, int64_t now_nanos, Known* known);
 
   telemetry::Telemetry* telemetry_;
   RecipeOf recipe_of_;
+  // Jobs up to this number that are not in known_ have waited since the first start's Recovered:
+  // a queue of 100,000 costs a start nothing.
+  int64_t recovered_sequence_ = 0;
+  std::optional<int64_t> recovered_nanos_;
   absl::flat_hash_map<std::string, Known> known_;
 };
 

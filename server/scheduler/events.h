@@ -4,6 +4,7 @@
 #define SERVER_SCHEDULER_EVENTS_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,7 +24,8 @@ struct Recovered {
     JobRecord record;                           // not terminal
     std::vector<CheckpointRecord> checkpoints;  // any order
   };
-  std::vector<Job> jobs;
+  // Taken out from the front, so that memory comes back while the scheduler grows.
+  std::deque<Job> jobs;
   std::vector<PurgeRecord> purges;
   std::vector<WorkerRecord> workers;
   std::vector<ProjectUsage> usages;

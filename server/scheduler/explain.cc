@@ -66,7 +66,7 @@ int64_t Scheduler::Machine::JobsAhead(const QueuedJob& job, std::string* first) 
     const auto candidate = std::make_tuple(rank, shape.ready.begin()->first);
     if (ahead == 0 || candidate < best) {
       best = candidate;
-      *first = queue_.First(shape).job_id;
+      *first = queue_.First(shape).job_id();
     }
     ahead += here;
   }
@@ -146,7 +146,7 @@ void Scheduler::Machine::ExplainSlots(const QueuedJob& job, Explanation& explana
       absl::StrCat("it needs ", Plural(job.slots, "slot"),
                    capacity.Spreads(job.slots) ? " in all; " : " of one worker; ", free,
                    " of all matching workers' are free");
-  const bool mine = reservation_.has_value() && reservation_->job_id == job.job_id;
+  const bool mine = reservation_.has_value() && reservation_->job_id == job.job_id();
   if (mine && reservation_->preempting) {
     explanation.reasons.push_back(
         {BlockingCode::kMakingRoom, "jobs were told to checkpoint and give it their slots"});

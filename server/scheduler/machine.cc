@@ -142,17 +142,14 @@ void Scheduler::Machine::EndAttempt(LiveJob& job, Trainer trainer, const std::st
 
 void Scheduler::Machine::AddToQueue(const LiveJob& job, int64_t not_before_nanos) {
   QueuedJob queued;
-  queued.job_id = job.record.job_id;
+  queued.record = &job.record;
   queued.project = job.project;
   queued.priority = job.record.document->priority;
   queued.order_nanos =
       job.record.queued_clock_nanos -
       int64_t{queued.priority} * options_.ageing_nanos * (NIBBLE_PLANTED("ageing_off") ? 1000 : 1);
-  queued.submit_sequence = job.record.submit_sequence;
   queued.slots = job.record.document->slots;
   queued.max_run_nanos = job.record.document->max_run_nanos;
-  queued.constraints = job.record.document->constraints;
-  queued.failed_workers = job.record.failed_workers;
   if (!job.checkpoints.empty()) queued.preferred_worker = job.checkpoints.front().worker_id;
   if (not_before_nanos <= now_.monotonic_nanos) {
     queue_.Add(std::move(queued));

@@ -20,7 +20,7 @@ void RunQueue::Add(QueuedJob job) {
 void RunQueue::AddSleeping(QueuedJob job, int64_t not_before_nanos) {
   Entry& entry =
       jobs_.Add(std::make_unique<Entry>(Entry{std::move(job), not_before_nanos, false, {}}));
-  sleeping_.emplace(std::make_pair(not_before_nanos, entry.job.submit_sequence), &entry);
+  sleeping_.emplace(std::make_pair(not_before_nanos, entry.job.submit_sequence()), &entry);
 }
 
 void RunQueue::MakeReady(Entry& entry) {
@@ -41,7 +41,7 @@ void RunQueue::Remove(absl::string_view job_id) {
     shape.ready.erase(OrderOf(entry.job));
     if (shape.ready.empty()) shapes_.erase(entry.shape);
   } else {
-    sleeping_.erase({entry.not_before_nanos, entry.job.submit_sequence});
+    sleeping_.erase({entry.not_before_nanos, entry.job.submit_sequence()});
   }
   jobs_.Remove(job_id);
 }

@@ -22,20 +22,23 @@ namespace nibble::scheduler {
 
 // A job that waits for slots.
 struct QueuedJob {
-  std::string job_id;
+  // Its row, which outlives its wait. What is asked for does not change meanwhile.
+  const JobRecord* record = nullptr;
   int project = 0;  // of FairShare
   int32_t priority = 0;
   // When it was submitted, earlier by its priority's worth of waiting: both priority and age in one
   // number that does not change while it waits. Smallest first.
   int64_t order_nanos = 0;
-  int64_t submit_sequence = 0;
   int32_t slots = 1;
   int64_t max_run_nanos = 0;  // 0 for no bound
-  WorkerConstraints constraints;
-  // Where it failed, the newest last.
-  std::vector<std::string> failed_workers;
   // Where its newest checkpoint lies; empty for nowhere.
   std::string preferred_worker;
+
+  const std::string& job_id() const { return record->job_id; }
+  int64_t submit_sequence() const { return record->submit_sequence; }
+  const WorkerConstraints& constraints() const { return record->document->constraints; }
+  // Where it failed, the newest last.
+  const std::vector<std::string>& failed_workers() const { return record->failed_workers; }
 };
 
 // max_run_nanos rounded up to a power of two of milliseconds, so that shapes stay few; 0 for 0.
@@ -46,7 +49,7 @@ class RunQueue {
  public:
   // No two jobs share a submit_sequence.
   using Order = std::pair<int64_t, int64_t>;
-  static Order OrderOf(const QueuedJob& job) { return {job.order_nanos, job.submit_sequence}; }
+  static Order OrderOf(const QueuedJob& job) { return {job.order_nanos, job.submit_sequence()}; }
   // project, slots, RunTimeClass, constraints, workers to avoid
   using ShapeKey = std::tuple<int, int32_t, int64_t, WorkerConstraints, std::vector<std::string>>;
   struct Shape {
@@ -76,7 +79,7 @@ class RunQueue {
   // Of the jobs that may start.
   std::map<ShapeKey, Shape>& shapes() { return shapes_; }
   const std::map<ShapeKey, Shape>& shapes() const { return shapes_; }
-  // REQUIRES: IsReady(job.job_id).
+  // REQUIRES: IsReady(job.job_id()).
   const Shape& ShapeOf(const QueuedJob& job) const { return shapes_.at(KeyOf(job)); }
   const QueuedJob& First(const Shape& shape) const { return *shape.ready.begin()->second; }
   size_t size() const { return jobs_.size(); }
@@ -90,11 +93,11 @@ class RunQueue {
     Shapes::iterator shape;  // where it is ready
   };
   struct JobIdOf {
-    absl::string_view operator()(const Entry& entry) const { return entry.job.job_id; }
+    absl::string_view operator()(const Entry& entry) const { return entry.job.job_id(); }
   };
   static ShapeKey KeyOf(const QueuedJob& job) {
-    return {job.project, job.slots, RunTimeClass(job.max_run_nanos), job.constraints,
-            job.failed_workers};
+    return {job.project, job.slots, RunTimeClass(job.max_run_nanos), job.constraints(),
+            job.failed_workers()};
   }
 
   void MakeReady(Entry& entry);

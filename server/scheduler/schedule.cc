@@ -71,19 +71,19 @@ void Scheduler::Machine::StartReserved() {
   if (!reservation_.has_value() || reserved_blocked_at_ == generation_) return;
   const QueuedJob& holder = *queue_.Find(reservation_->job_id);
   reserved_blocked_at_ = generation_;
-  if (!queue_.IsReady(holder.job_id)) return;
+  if (!queue_.IsReady(holder.job_id())) return;
   // One like it may have come back to an earlier place in the queue: the promise is that one's,
   // unless it is the one that had to make room.
   const auto& ready = queue_.ShapeOf(holder).ready;
   const auto& victims = reservation_->victims;
   const auto first = std::find_if(ready.begin(), ready.end(), [&](const auto& waiting) {
-    return std::find(victims.begin(), victims.end(), waiting.second->job_id) == victims.end();
+    return std::find(victims.begin(), victims.end(), waiting.second->job_id()) == victims.end();
   });
   const QueuedJob& job = *first->second;
-  reservation_->job_id = job.job_id;
+  reservation_->job_id = job.job_id();
   if (shares_.ExceedsLimit(job.project, job.slots)) return;
   std::vector<WorkerShare> placement = Place(job);
-  if (!placement.empty()) StartAttempt(jobs_.At(job.job_id), std::move(placement));
+  if (!placement.empty()) StartAttempt(jobs_.At(job.job_id()), std::move(placement));
 }
 
 void Scheduler::Machine::Schedule() {
@@ -92,7 +92,7 @@ void Scheduler::Machine::Schedule() {
     const QueuedJob& job = queue_.First(*shape);
     std::vector<WorkerShare> placement = Place(job);
     if (!placement.empty()) {
-      StartAttempt(jobs_.At(job.job_id), std::move(placement));
+      StartAttempt(jobs_.At(job.job_id()), std::move(placement));
       continue;
     }
     shape->blocked_at = generation_;
@@ -134,7 +134,7 @@ void Scheduler::Machine::StartAttempt(LiveJob& job, std::vector<WorkerShare> pla
 
 bool Scheduler::Machine::Matches(const WorkerState& worker, const QueuedJob& job,
                                  const Capacity& capacity) const {
-  const WorkerConstraints& wanted = job.constraints;
+  const WorkerConstraints& wanted = job.constraints();
   const auto& avoided = capacity.avoided;
   if (std::find(avoided.begin(), avoided.end(), worker.info.worker_id) != avoided.end()) {
     return false;
@@ -163,13 +163,13 @@ Scheduler::Machine::Capacity Scheduler::Machine::MeasureCapacity(
 const Scheduler::Machine::Capacity& Scheduler::Machine::CapacityFor(const QueuedJob& job) const {
   if (capacities_.size() > kMaxCapacities) capacities_.clear();
   const auto [entry, inserted] =
-      capacities_.try_emplace({job.constraints, job.failed_workers}, Capacity());
+      capacities_.try_emplace({job.constraints(), job.failed_workers()}, Capacity());
   if (!inserted) return entry->second;
   entry->second = MeasureCapacity(job, {});
-  if (job.failed_workers.empty()) return entry->second;
+  if (job.failed_workers().empty()) return entry->second;
   // Avoided only where the others are no narrower: else the job might never run again. Where not
   // all can be, at least the one where it failed last.
-  const std::vector<std::string> choices[] = {job.failed_workers, {job.failed_workers.back()}};
+  const std::vector<std::string> choices[] = {job.failed_workers(), {job.failed_workers().back()}};
   for (const std::vector<std::string>& avoided : choices) {
     Capacity others = MeasureCapacity(job, avoided);
     if (others.total == 0 || others.widest < entry->second.widest) continue;
@@ -181,7 +181,7 @@ const Scheduler::Machine::Capacity& Scheduler::Machine::CapacityFor(const Queued
 
 int32_t Scheduler::Machine::Unreserved(const std::string& worker_id, const QueuedJob& job,
                                        int32_t free) const {
-  if (!reservation_.has_value() || reservation_->job_id == job.job_id) return free;
+  if (!reservation_.has_value() || reservation_->job_id == job.job_id()) return free;
   const auto kept = reservation_->slots.find(worker_id);
   if (kept == reservation_->slots.end() || NIBBLE_PLANTED("reservation_ignored")) return free;
   const int64_t bound = RunTimeClass(job.max_run_nanos);
@@ -204,7 +204,7 @@ std::vector<WorkerShare> Scheduler::Machine::Place(const QueuedJob& job) const {
   const Capacity& capacity = CapacityFor(job);
   if (!capacity.Fits(job.slots)) return {};
   const auto usable = [&](const std::string& worker_id, int32_t free) {
-    if (!job.constraints.empty() || !capacity.avoided.empty()) {
+    if (!job.constraints().empty() || !capacity.avoided.empty()) {
       if (!Matches(workers_.find(worker_id)->second, job, capacity)) return 0;
     }
     return Unreserved(worker_id, job, free);
@@ -290,7 +290,7 @@ bool Scheduler::Machine::Displaces(const QueuedJob& job) const {
 
 void Scheduler::Machine::ReserveFor(const QueuedJob& job) {
   const bool held = reservation_.has_value();
-  if (held && reservation_->job_id == job.job_id) return;
+  if (held && reservation_->job_id == job.job_id()) return;
   if (held && !Displaces(job)) return;
   const Capacity& capacity = CapacityFor(job);
   if (!capacity.Fits(job.slots)) return;  // it delays nobody
@@ -303,7 +303,7 @@ void Scheduler::Machine::ReserveFor(const QueuedJob& job) {
   std::optional<Reservation> plan = PlanReservation(
       job.slots, capacity.Spreads(job.slots), Outlooks(job, /*only_ending=*/false), clock_nanos());
   if (!plan.has_value()) return;
-  plan->job_id = job.job_id;
+  plan->job_id = job.job_id();
   plan->made_nanos = clock_nanos();
   if (held) ++generation_;  // what the other one kept is free
   reservation_ = *std::move(plan);
@@ -362,7 +362,7 @@ bool Scheduler::Machine::Preempt(const QueuedJob& job) {
   const auto choice = ChooseVictims(job.slots, capacity.Spreads(job.slots),
                                     Outlooks(job, /*only_ending=*/true), candidates);
   if (!choice.has_value() || choice->job_ids.empty()) return false;
-  const std::string preemptor = job.job_id;
+  const std::string preemptor = job.job_id();
   for (const std::string& victim : choice->job_ids) {
     Evict(jobs_.At(victim),
           {JobState::kPausing, JobReason::kPreempted,
@@ -404,7 +404,7 @@ void Scheduler::Machine::ReviewReservation() {
   }
   // A promise is kept where it can be, and only ever replaced by an earlier one.
   if (valid && plan->start_nanos >= reservation_->start_nanos) return;
-  plan->job_id = job.job_id;
+  plan->job_id = job.job_id();
   plan->made_nanos = clock_nanos();
   plan->victims = std::move(reservation_->victims);
   reservation_ = *std::move(plan);

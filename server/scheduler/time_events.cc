@@ -42,7 +42,7 @@ void Scheduler::Machine::Handle(Recovered& event) {
   for (const ProjectUsage& usage : event.usages) shares_.Restore(usage, clock);
   jobs_.Reserve(event.jobs.size());
   queue_.Reserve(event.jobs.size());
-  for (Recovered::Job& row : event.jobs) RecoverJob(std::move(row));
+  for (; !event.jobs.empty(); event.jobs.pop_front()) RecoverJob(std::move(event.jobs.front()));
 }
 
 void Scheduler::Machine::RecoverJob(Recovered::Job row) {

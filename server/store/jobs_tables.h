@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,15 +27,22 @@ absl::StatusOr<scheduler::JobRecord> ReadJob(SqliteDatabase& db, absl::string_vi
 // The job of this submit_sequence, or DATA_LOSS with its job_id in *corrupt_job_id.
 absl::StatusOr<scheduler::JobRecord> ReadJobBySequence(SqliteDatabase& db, int64_t sequence,
                                                        std::string* corrupt_job_id);
-// All jobs in this state, by submit_sequence. Those with a damaged row are left out and named in
-// *damaged.
-struct DamagedJob {
+// A row of jobs joined with job_documents, not yet checked.
+struct JobRow {
   int64_t submit_sequence = 0;
-  std::string job_id;
+  int64_t state = 0;
+  int64_t crc = 0;
+  int64_t document_crc = 0;
+  absl::string_view job_id;
+  absl::string_view name;
+  absl::string_view record;
+  absl::string_view document;
 };
-absl::StatusOr<std::vector<scheduler::JobRecord>> ReadJobsInState(SqliteDatabase& db,
-                                                                  scheduler::JobState state,
-                                                                  std::vector<DamagedJob>& damaged);
+// DATA_LOSS where a checksum does not hold, or the parts do not belong together.
+absl::StatusOr<scheduler::JobRecord> DecodeJobRow(const JobRow& row);
+// All rows of jobs in this state, by submit_sequence. A row's texts are valid during the call.
+absl::Status ScanJobs(SqliteDatabase& db, scheduler::JobState state,
+                      const std::function<void(const JobRow&)>& visit);
 // submit_sequences that may match, below `before`, falling; at most `most`.
 absl::StatusOr<std::vector<int64_t>> CandidateJobs(SqliteDatabase& db, const JobQuery& query,
                                                    int64_t before, int64_t most);

@@ -19,28 +19,17 @@ using scheduler::JobRecord;
 using scheduler::PurgeRecord;
 
 // The row of jobs joined with job_documents that the statement stands on.
-absl::StatusOr<JobRecord> JobOfRow(const SqliteStatement& row) {
-  const int64_t sequence = row.Int(0);
-  const absl::string_view job_id = row.Text(1);
-  const int64_t state = row.Int(2);
-  const int64_t crc =
-      RowCrc("jobs").Add(sequence).Add(job_id).Add(state).Add(row.Text(3)).Add(row.Blob(4)).value();
-  if (crc != row.Int(5)) return CorruptRowError("jobs", job_id);
-  const absl::string_view document = row.Blob(6);
-  if (RowCrc("job_documents").Add(sequence).Add(document).value() != row.Int(7)) {
-    return CorruptRowError("job_documents", job_id);
-  }
-  NIBBLE_ASSIGN_OR_RETURN(JobRecord job, DecodeJob(row.Blob(4)));
-  NIBBLE_ASSIGN_OR_RETURN(JobDocument decoded, DecodeDocument(document));
-  if (job.job_id != job_id || job.submit_sequence != sequence ||
-      static_cast<int64_t>(job.state) != state) {
-    return CorruptRowError("jobs", job_id);
-  }
-  for (scheduler::WorkerShare& share : job.placement) {
-    if (share.slots == 0) share.slots = decoded.slots;  // of version 1: all on one worker
-  }
-  job.document = std::make_shared<const JobDocument>(std::move(decoded));
-  return job;
+JobRow RowOf(const SqliteStatement& statement) {
+  JobRow row;
+  row.submit_sequence = statement.Int(0);
+  row.job_id = statement.Text(1);
+  row.state = statement.Int(2);
+  row.name = statement.Text(3);
+  row.record = statement.Blob(4);
+  row.crc = statement.Int(5);
+  row.document = statement.Blob(6);
+  row.document_crc = statement.Int(7);
+  return row;
 }
 
 absl::Status Collect(SqliteStatement& statement, std::vector<int64_t>& sequences) {
@@ -53,6 +42,32 @@ absl::Status Collect(SqliteStatement& statement, std::vector<int64_t>& sequences
 
 }  // namespace
 
+absl::StatusOr<JobRecord> DecodeJobRow(const JobRow& row) {
+  const int64_t crc = RowCrc("jobs")
+                          .Add(row.submit_sequence)
+                          .Add(row.job_id)
+                          .Add(row.state)
+                          .Add(row.name)
+                          .Add(row.record)
+                          .value();
+  if (crc != row.crc) return CorruptRowError("jobs", row.job_id);
+  if (RowCrc("job_documents").Add(row.submit_sequence).Add(row.document).value() !=
+      row.document_crc) {
+    return CorruptRowError("job_documents", row.job_id);
+  }
+  NIBBLE_ASSIGN_OR_RETURN(JobRecord job, DecodeJob(row.record));
+  NIBBLE_ASSIGN_OR_RETURN(JobDocument document, DecodeDocument(row.document));
+  if (job.job_id != row.job_id || job.submit_sequence != row.submit_sequence ||
+      static_cast<int64_t>(job.state) != row.state) {
+    return CorruptRowError("jobs", row.job_id);
+  }
+  for (scheduler::WorkerShare& share : job.placement) {
+    if (share.slots == 0) share.slots = document.slots;  // of version 1: all on one worker
+  }
+  job.document = std::make_shared<const JobDocument>(std::move(document));
+  return job;
+}
+
 absl::StatusOr<JobRecord> ReadJob(SqliteDatabase& db, absl::string_view job_id) {
   SqliteStatement select = db.Prepare(
       "SELECT jobs.submit_sequence, job_id, state, name, record, jobs.crc, document, "
@@ -61,7 +76,7 @@ absl::StatusOr<JobRecord> ReadJob(SqliteDatabase& db, absl::string_view job_id) 
   select.Bind(1, job_id);
   NIBBLE_ASSIGN_OR_RETURN(const bool found, select.Step());
   if (!found) return absl::NotFoundError(absl::StrCat("no job ", job_id));
-  return JobOfRow(select);
+  return DecodeJobRow(RowOf(select));
 }
 
 absl::StatusOr<JobRecord> ReadJobBySequence(SqliteDatabase& db, int64_t sequence,
@@ -73,33 +88,24 @@ absl::StatusOr<JobRecord> ReadJobBySequence(SqliteDatabase& db, int64_t sequence
   select.Bind(1, sequence);
   NIBBLE_ASSIGN_OR_RETURN(const bool found, select.Step());
   if (!found) return absl::NotFoundError(absl::StrCat("no job with number ", sequence));
-  absl::StatusOr<JobRecord> job = JobOfRow(select);
+  absl::StatusOr<JobRecord> job = DecodeJobRow(RowOf(select));
   if (absl::IsDataLoss(job.status())) *corrupt_job_id = std::string(select.Text(1));
   return job;
 }
 
-absl::StatusOr<std::vector<JobRecord>> ReadJobsInState(SqliteDatabase& db,
-                                                       scheduler::JobState state,
-                                                       std::vector<DamagedJob>& damaged) {
+absl::Status ScanJobs(SqliteDatabase& db, scheduler::JobState state,
+                      const std::function<void(const JobRow&)>& visit) {
   // One walk along the index: finding each job by itself costs twice the time. job_id comes before
-  // state in the row so that state is the table's, which the checksum covers, not the index's.
+  // state so that state is the table's, which the checksum covers, and not the index's.
   SqliteStatement select = db.Prepare(
       "SELECT jobs.submit_sequence, job_id, state, name, record, jobs.crc, document, "
       "job_documents.crc FROM jobs LEFT JOIN job_documents USING (submit_sequence) "
       "WHERE state = ?1 ORDER BY jobs.submit_sequence");
   select.Bind(1, static_cast<int64_t>(state));
-  std::vector<JobRecord> jobs;
   while (true) {
     NIBBLE_ASSIGN_OR_RETURN(const bool found, select.Step());
-    if (!found) return jobs;
-    absl::StatusOr<JobRecord> job = JobOfRow(select);
-    if (job.ok() && job->state == state) {
-      jobs.push_back(*std::move(job));
-    } else if (job.ok() || absl::IsDataLoss(job.status())) {
-      damaged.push_back({select.Int(0), std::string(select.Text(1))});
-    } else {
-      return job.status();
-    }
+    if (!found) return absl::OkStatus();
+    visit(RowOf(select));
   }
 }
 

@@ -1,7 +1,5 @@
 #include "server/store/sqlite_store.h"
 
-#include <algorithm>
-#include <cstddef>
 #include <limits>
 #include <utility>
 
@@ -11,6 +9,7 @@
 #include "server/store/database_thread.h"
 #include "server/store/job_filter.h"
 #include "server/store/jobs_tables.h"
+#include "server/store/live_jobs.h"
 
 namespace nibble::store {
 namespace {
@@ -76,11 +75,7 @@ class SqliteStore : public Store {
 
   absl::StatusOr<LiveState> LoadLive() override {
     LiveState state;
-    // A write, because damaged rows are copied aside.
-    NIBBLE_RETURN_IF_ERROR(thread_.Write([&](SqliteDatabase& db) {
-      state = {};
-      return Load(db, state);
-    }));
+    NIBBLE_RETURN_IF_ERROR(LoadLiveState(thread_, state));
     return state;
   }
 
@@ -124,55 +119,6 @@ class SqliteStore : public Store {
       before = sequence;
     }
     return static_cast<int64_t>(candidates.size()) == kRowsPerTurn;
-  }
-
-  // Live jobs with their checkpoints, by submit_sequence.
-  static absl::Status LoadJobs(SqliteDatabase& db, LiveState& state) {
-    std::vector<scheduler::Recovered::Job>& rows = state.recovered.jobs;
-    std::vector<DamagedJob> damaged;
-    for (int i = 1; i < 10; ++i) {
-      const auto job_state = static_cast<scheduler::JobState>(i);
-      if (scheduler::IsTerminal(job_state)) continue;
-      NIBBLE_ASSIGN_OR_RETURN(std::vector<JobRecord> jobs, ReadJobsInState(db, job_state, damaged));
-      const size_t before = rows.size();
-      rows.reserve(before + jobs.size());
-      for (JobRecord& job : jobs) {
-        absl::StatusOr<std::vector<CheckpointRecord>> checkpoints = CheckpointsOf(db, job);
-        if (absl::IsDataLoss(checkpoints.status())) {
-          // Starting it again from step 0 would throw its work away without a word.
-          state.corrupt.push_back({"checkpoints", job.job_id});
-          continue;
-        }
-        NIBBLE_RETURN_IF_ERROR(checkpoints.status());
-        rows.push_back({std::move(job), *std::move(checkpoints)});
-      }
-      std::inplace_merge(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(before),
-                         rows.end(), [](const auto& a, const auto& b) {
-                           return a.record.submit_sequence < b.record.submit_sequence;
-                         });
-    }
-    for (const DamagedJob& job : damaged) {
-      NIBBLE_RETURN_IF_ERROR(Quarantine(db, job.submit_sequence, job.job_id));
-      state.corrupt.push_back({"jobs", job.job_id});
-    }
-    return absl::OkStatus();
-  }
-
-  static absl::StatusOr<std::vector<CheckpointRecord>> CheckpointsOf(SqliteDatabase& db,
-                                                                     const JobRecord& job) {
-    if (job.attempt == 0) return std::vector<CheckpointRecord>();  // it never ran
-    return ReadCheckpoints(db, job.job_id);
-  }
-
-  static absl::Status Load(SqliteDatabase& db, LiveState& state) {
-    scheduler::Recovered& recovered = state.recovered;
-    NIBBLE_RETURN_IF_ERROR(LoadJobs(db, state));
-    NIBBLE_ASSIGN_OR_RETURN(recovered.purges, ReadPurges(db, state.corrupt));
-    NIBBLE_ASSIGN_OR_RETURN(recovered.workers, ReadWorkers(db, state.corrupt));
-    NIBBLE_ASSIGN_OR_RETURN(recovered.usages, ReadUsages(db, state.corrupt));
-    NIBBLE_ASSIGN_OR_RETURN(recovered.last_event_id, LastKey(db, "job_events"));
-    NIBBLE_ASSIGN_OR_RETURN(recovered.last_submit_sequence, LastKey(db, "jobs"));
-    return absl::OkStatus();
   }
 
   Mutex mutex_;

@@ -117,6 +117,7 @@ int Start(const std::string& address, int jobs) {
     grpc::ClientContext context;
     v1::SubmitJobRequest request;
     FillSpec(request.mutable_spec(), i);
+    request.mutable_spec()->mutable_training()->set_steps(4000);  // it must not end unseen
     v1::SubmitJobResponse submitted;
     const grpc::Status status = stub->SubmitJob(&context, request, &submitted);
     if (!status.ok()) return Failed(status);
