@@ -2,13 +2,29 @@
 
 #include <cstdint>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_matchers.h"
 #include "gtest/gtest.h"
+#include "server/scheduler/lease_table.h"
 
 namespace nibble::scheduler {
 namespace {
+
+TEST(LeaseTableTest, ALeaseEndsAtItsDeadline) {
+  LeaseTable leases;
+  leases.Renew("a", 10, 20);
+  leases.Renew("b", 11, 25);
+  EXPECT_TRUE(leases.Expired(19).empty());
+  EXPECT_EQ(leases.Expired(20), std::vector<std::string>{"a"});
+  EXPECT_EQ(leases.CountSilentSince(10), 1u);
+  EXPECT_EQ(leases.CountSilentSince(9), 0u);
+  leases.Extend("a", 30);
+  EXPECT_EQ(leases.Expired(30), (std::vector<std::string>{"b", "a"}));
+  EXPECT_EQ(leases.LastRenewal("a"), 10);
+}
 
 TEST(ResourceTrackerTest, ReservesAllOrNothing) {
   ResourceTracker tracker;

@@ -338,6 +338,19 @@ TEST_F(SchedulerTest, AStaleTrainerFoundAfterARestartHoldsItsSlotUntilItIsDead) 
   EXPECT_EQ(world_.job(job).attempt, 2);
 }
 
+TEST_F(SchedulerTest, AnEndReportedAfterTheLeaseExpiredFreesTheSlot) {
+  world_.Register("w", 1);
+  const std::string job = Running();
+  world_.Advance(16 * kSecond);
+  EXPECT_EQ(world_.state(job), JobState::kQueued);
+  world_.Renew("w", {{job, 1}});
+  EXPECT_EQ(world_.state(job), JobState::kQueued) << "its old trainer still runs";
+  EXPECT_EQ(world_.Report("w", {job, 1}, AttemptStatus::kStopped).error.reason,
+            ErrorReason::kStaleAttempt);
+  EXPECT_EQ(world_.state(job), JobState::kStarting);
+  EXPECT_EQ(world_.job(job).attempt, 2);
+}
+
 TEST_F(SchedulerTest, ANewProcessOfAWorkerLosesWhatItDoesNotList) {
   world_.Register("w", 2);
   const std::string lost = Running();
@@ -390,6 +403,11 @@ TEST_F(SchedulerTest, CheckpointsRiseAndTheNewestFewAreKept) {
   const Reply again = world_.Commit("w", {job, 1}, 30);
   EXPECT_THAT(std::get<CheckpointAnswer>(again.answer).retained, SizeIs(2)) << "sent twice";
   EXPECT_EQ(world_.Commit("w", {job, 1}, 15).error.reason, ErrorReason::kCheckpointOrder);
+  CheckpointRecord other = world_.ledger().checkpoints.at(job).at(30);
+  other.manifest_digest += "x";
+  EXPECT_EQ(world_.Step(CheckpointCommitted{"w", "i1", other}).error.reason,
+            ErrorReason::kCheckpointOrder)
+      << "another one of the same step";
   EXPECT_EQ(world_.Commit("w", {job, 1}, 1001).error.code, absl::StatusCode::kInvalidArgument);
   // The next attempt finds the last one damaged and goes on from step 20.
   world_.Report("w", {job, 1}, AttemptStatus::kFailed, FailureClass::kHardware);

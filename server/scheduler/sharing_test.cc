@@ -120,6 +120,17 @@ TEST(SharingTest, QuotaComesBeforeBorrowingAndALimitIsALimit) {
   EXPECT_THAT(cluster.world().violations(), IsEmpty());
 }
 
+TEST(SharingTest, WhatIsInsideAQuotaGoesBeforeTheProjectFurthestBehind) {
+  Cluster cluster(WithProjects({{"owner", 1, 1}, {"guest", 1, 0}}));
+  cluster.AddWorker("w", 1);
+  cluster.Submit(Wants(1, "owner"), 100);
+  const std::string guest = cluster.Submit(Wants(1, "guest"), 10);
+  const std::string own = cluster.Submit(Wants(1, "owner"), 10);
+  cluster.Seconds(102);
+  EXPECT_TRUE(HasLiveAttempt(cluster.world().state(own)));
+  EXPECT_EQ(cluster.world().state(guest), JobState::kQueued);
+}
+
 TEST(SharingTest, WhatWasBorrowedIsTakenBackAfterTheGuaranteedTime) {
   Cluster cluster(WithProjects({{"owner", 1, 2}, {"guest", 1}}));
   cluster.AddWorker("w", 2);
@@ -296,6 +307,22 @@ TEST(SharingTest, AGangIsCancelledWhenEveryTrainerIsDead) {
   EXPECT_EQ(world.state(gang), JobState::kStopping);
   world.Report("w", {gang, 1}, AttemptStatus::kStopped);
   EXPECT_EQ(world.state(gang), JobState::kCancelled);
+  EXPECT_EQ(world.scheduler().Stats().slots_used, 0);
+  EXPECT_THAT(world.violations(), IsEmpty());
+}
+
+TEST(SharingTest, TheLeaderSaysWhenAGangHasSucceeded) {
+  World world;
+  world.Register("v", 2);
+  world.Register("w", 2);
+  const std::string gang = world.Submit(Wants(4));
+  const std::string leader = world.job(gang).worker_id();
+  world.Report(leader, {gang, 1}, AttemptStatus::kTraining);
+  world.Report(leader == "v" ? "w" : "v", {gang, 1}, AttemptStatus::kSucceeded);
+  EXPECT_EQ(world.state(gang), JobState::kRunning);
+  EXPECT_EQ(world.scheduler().Stats().slots_used, 2);
+  world.Report(leader, {gang, 1}, AttemptStatus::kSucceeded);
+  EXPECT_EQ(world.state(gang), JobState::kSucceeded);
   EXPECT_EQ(world.scheduler().Stats().slots_used, 0);
   EXPECT_THAT(world.violations(), IsEmpty());
 }
@@ -477,6 +504,17 @@ TEST(SharingTest, BudgetsAreByClassAndBackoffHasJitter) {
   EXPECT_EQ(world.state(again), JobState::kStarting);
 }
 
+TEST(SharingTest, AFailedNetworkIsGivenTime) {
+  World world;
+  world.Register("w", 1);
+  const std::string job = world.Submit();
+  world.Report("w", {job, 1}, AttemptStatus::kFailed, FailureClass::kNetwork);
+  world.Advance(2 * kSecond);
+  EXPECT_EQ(world.state(job), JobState::kQueued);
+  world.Advance(4 * kSecond);
+  EXPECT_EQ(world.state(job), JobState::kStarting);
+}
+
 TEST(SharingTest, AnUpdateChangesTheOrderAndLeavesATrace) {
   World world;
   world.Register("w", 1);
@@ -495,6 +533,18 @@ TEST(SharingTest, AnUpdateChangesTheOrderAndLeavesATrace) {
   EXPECT_EQ(world.state(second), JobState::kStarting);
   EXPECT_EQ(world.state(first), JobState::kQueued);
   EXPECT_THAT(world.violations(), IsEmpty());
+}
+
+TEST(SharingTest, AnUpdateEndsNoBackOff) {
+  World world;
+  world.Register("w", 1);
+  const std::string job = world.Submit();
+  world.Report("w", {job, 1}, AttemptStatus::kFailed, FailureClass::kHardware);
+  EXPECT_EQ(world.state(job), JobState::kQueued);
+  world.Step(UpdateRequested{job, 7, {}, 0, "ann"});
+  EXPECT_EQ(world.state(job), JobState::kQueued);
+  world.Advance(10 * kSecond);
+  EXPECT_EQ(world.state(job), JobState::kStarting);
 }
 
 TEST(SharingTest, AProjectsJobsAreLimited) {
