@@ -73,6 +73,16 @@ TEST_F(SchedulerTest, AJobWaitsForSlotsAndSaysSo) {
   EXPECT_EQ(world_.state(job), JobState::kStarting);
 }
 
+TEST_F(SchedulerTest, TheFirstSubmittedStartsFirstWhateverItAsksFor) {
+  JobDocument wide;
+  wide.slots = 2;
+  const std::string first = world_.Submit(wide);
+  const std::string second = world_.Submit();
+  world_.Register("w", 2);
+  EXPECT_EQ(world_.state(first), JobState::kStarting);
+  EXPECT_EQ(world_.state(second), JobState::kQueued);
+}
+
 TEST_F(SchedulerTest, AKeyWithTheSameBodyGivesTheSameJob) {
   world_.Register("w", 1);
   JobDocument document;
