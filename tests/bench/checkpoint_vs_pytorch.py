@@ -6,7 +6,8 @@
 Both sides hold the same number of FP32 values (weights and two moments). Peer: torch.save of the
 state to a new file, fsync of file and directory, rename; torch.load of it, copied into existing
 tensors. Files of both lie in one directory (--directory; default: build/bench-checkpoints). Ours
-also computes SHA-256 on both ways. The page cache is warm for loads on both sides.
+also digests what it saves, reads it back from the disk, and verifies what it loads. The page cache
+is warm for loads on both sides.
 """
 import argparse
 import pathlib
