@@ -368,7 +368,7 @@ TEST(SharingTest, ConstraintsChooseTheWorker) {
   world.Register("cpu", 1);
   world.Step(gpu);
   JobDocument document = Wants(1);
-  document.constraints = {"cuda", int64_t{40} << 30, {{"zone", "a"}}};
+  document.constraints = {"cuda", int64_t{80} << 30, {{"zone", "a"}}};  // all it has
   const std::string suits = world.Submit(document);
   EXPECT_EQ(world.job(suits).worker_id(), "gpu");
   document.constraints.labels = {{"zone", "b"}};
