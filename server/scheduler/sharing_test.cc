@@ -69,6 +69,16 @@ TEST(SharingTest, EndlessDemandIsDividedLikeTheWeights) {
   }
 }
 
+TEST(SharingTest, ABurstIsDividedBeforeAnybodyHasUsedAnything) {
+  World world(WithProjects({{"a", 1}, {"b", 1}}));
+  std::vector<std::string> jobs;
+  for (int i = 0; i < 8; ++i) jobs.push_back(world.Submit(Wants(1, i < 4 ? "a" : "b")));
+  world.Register("w", 4);
+  const auto started = [&](int i) { return HasLiveAttempt(world.state(jobs[i])); };
+  EXPECT_EQ(started(0) + started(1) + started(2) + started(3), 2);
+  EXPECT_EQ(started(4) + started(5) + started(6) + started(7), 2);
+}
+
 TEST(SharingTest, UsageSurvivesARestart) {
   Cluster cluster(WithProjects({{"a", 1}, {"b", 1}}));
   cluster.AddWorker("w", 1);
